@@ -1,0 +1,12 @@
+"""Where this process computes. Import it before `triton`, which reads TRITON_INTERPRET once, when it is imported.
+
+With Triton's interpreter on, kernels are Python that works on CPU memory; with it off, they are compiled for the GPU.
+A process therefore does one or the other, never both.
+"""
+import os
+
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+
+DEVICE = torch.device("cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda")
