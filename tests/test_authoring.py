@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from common import ROOT, authoring
+from common import ROOT
 from common.authoring import AuthoringError, lessons
 from common.authoring import notebooks as nb
 from common.authoring.stubs import (
@@ -291,7 +291,7 @@ def test_a_full_disk_loses_nothing(tree, monkeypatch, failing_write):
             raise OSError(28, "No space left on device", str(path))
         replace(unfinished, path)
 
-    monkeypatch.setattr(authoring.os, "replace", replace)
+    monkeypatch.setattr("common.files.os.replace", replace)
     with pytest.raises(OSError):
         reset_lab(tree)
     files = contents(tree / "labs")

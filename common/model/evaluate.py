@@ -9,6 +9,7 @@ the place that was mentioned last, the model given the question alone, and the m
 import argparse
 import random
 import re
+import sys
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from tqdm import tqdm
 
 from common import STORY_LLAMA
 from common.model.attention import CausalAttention
-from common.model.checkpoint import load_model
+from common.model.checkpoint import CheckpointError, load_model
 from common.model.llama import Llama
 from common.model.storyworld import Story, story
 from common.model.storyworld.words import PLACES
@@ -31,8 +33,8 @@ WINDOW = 64  # tokens that the short-sighted model sees
 BATCH_TOKENS = 16_384
 DISTANCES = (0, 32, 64, 128, 256, 512, 2048)  # tokens from the earliest sentence needed to the answer
 LENGTHS = (0, 200, 400, 800, 1600)  # tokens in the story
-PLACE = re.compile("|".join(f"{preposition} {name}|{name}" for preposition, name in PLACES))
-FULL_NAME = {name: f"{preposition} {name}" for preposition, name in PLACES}
+AT = {name: f"{preposition} {name}" for preposition, name in PLACES}  # "the bakery" -> "in the bakery"
+PLACE = re.compile("|".join(AT))
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Row:
 def exact(model: Llama, rows: list[Row], progress: str | None = None) -> list[bool]:
     """Whether each answer of each row, in order, is what greedy generation from the tokens before it would give."""
     device = next(model.parameters()).device
-    right: dict[tuple[int, int], bool] = {}
+    right: dict[tuple[int, int], Tensor] = {}  # stay on the device until the end: reading one waits for the GPU
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="story", leave=False) as bar:
         while by_length:
@@ -58,18 +60,14 @@ def exact(model: Llama, rows: list[Row], progress: str | None = None) -> list[bo
             for line, i in zip(ids, batch, strict=True):
                 line[: len(rows[i].ids)] = torch.tensor(rows[i].ids)
             ids = ids.to(device)
-            hidden = model(ids.flatten(), torch.arange(length, device=device).repeat(len(batch)), CausalAttention(len(batch)))
-            spans = [(line, i, answer) for line, i in enumerate(batch) for answer in enumerate(rows[i].answers)]
-            wanted = [line * length + at for line, _, (_, span) in spans for at in range(*span)]
-            hits = torch.zeros(len(wanted), dtype=torch.bool, device=device)
-            if wanted:
-                wanted = torch.tensor(wanted, device=device)
-                hits = model.logits(hidden[wanted - 1]).argmax(-1) == ids.flatten()[wanted]
-            hits = iter(hits.tolist())
-            for _, i, (number, (start, stop)) in spans:
-                right[i, number] = all([next(hits) for _ in range(start, stop)])
+            positions = torch.arange(length, device=device).repeat(len(batch))
+            hidden = model(ids.flatten(), positions, CausalAttention(len(batch)))
+            for line, i in enumerate(batch):
+                for number, (start, stop) in enumerate(rows[i].answers):
+                    before = hidden[line * length + start - 1 : line * length + stop - 1]
+                    right[i, number] = (model.logits(before).argmax(-1) == ids[line, start:stop]).all()
             bar.update(len(batch))
-    return [right[i, number] for i, row in enumerate(rows) for number in range(len(row.answers))]
+    return [bool(right[i, number]) for i, row in enumerate(rows) for number in range(len(row.answers))]
 
 
 def tokenize(tokenizer: Tokenizer, told: Story) -> tuple[Row, list[int], list[int]]:
@@ -89,7 +87,7 @@ def tokenize(tokenizer: Tokenizer, told: Story) -> tuple[Row, list[int], list[in
 def last_place(text: str) -> str:
     """The place mentioned last in a text, as an answer."""
     mentioned = PLACE.findall(text)
-    return FULL_NAME.get(mentioned[-1], mentioned[-1]) if mentioned else ""
+    return AT[mentioned[-1]] if mentioned else ""
 
 
 def fresh_stories(number: int, seed: int | str, shortest: int = 60, longest: int = 1500) -> list[Story]:
@@ -139,7 +137,7 @@ def summarise(answers: pd.DataFrame) -> pd.DataFrame:
         return pd.cut(values, bounds, right=False, labels=labels)
 
     groupings = {
-        "all questions": pd.Series("", index=answers.index),
+        "everything": pd.Series("all questions", index=answers.index),
         "kind": answers["kind"],
         "distance (tokens)": ranges(answers["distance"], DISTANCES),
         "story length (tokens)": ranges(answers["story_tokens"], LENGTHS),
@@ -155,13 +153,14 @@ def summarise(answers: pd.DataFrame) -> pd.DataFrame:
 
 def show(summary: pd.DataFrame, title: str) -> None:
     table = Table(title=title, caption="share of exactly right answers")
-    for column in summary.columns:
-        table.add_column(column.replace("_", " "), justify="left" if column in ("by", "group") else "right")
+    for column in summary.columns[1:]:
+        table.add_column(column.replace("_", " "), justify="left" if column == "group" else "right")
     for name, lines in summary.groupby("by", sort=False):
-        for number, line in enumerate(lines.itertuples(index=False)):
-            shares = [f"{share:.1%}" for share in line[3:]]
-            table.add_row("" if number else name, line.group, f"{line.questions:,}", *shares)
         table.add_section()
+        if len(lines) > 1:
+            table.add_row(f"[bold]by {name}")
+        for group, questions, *shares in lines.drop(columns="by").itertuples(index=False):
+            table.add_row(group, f"{questions:,}", *(f"{share:.1%}" for share in shares))
     Console().print(table)
 
 
@@ -174,7 +173,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = load_model(options.model, device=device), Tokenizer(options.model)
+    try:
+        model, tokenizer = load_model(options.model, device=device), Tokenizer(options.model)
+    except CheckpointError as error:
+        sys.exit(str(error))
     answers = measure(model, tokenizer, fresh_stories(options.stories, options.seed), progress=True)
     summary = summarise(answers)
     show(summary, f"{options.stories} fresh stories, seed {options.seed}")

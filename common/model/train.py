@@ -1,8 +1,8 @@
 """Train the story model: `make model`, or `python -m common.model.train --minutes 10`.
 
-The model is a small Llama that predicts the next token of endless fresh stories. Short stories come first: in them the
-sentence that decides an answer is near, and the model learns to look for it; then longer ones stretch the reach.
-Training can be done in pieces: it goes on from what lies in the `--out` folder, weights and log, with a fresh optimizer.
+The model is a small Llama that predicts the next token of endless fresh stories. Short stories come first: in them
+the sentence that decides an answer is near, and the model learns to look for it; then longer ones stretch the reach.
+Training can be done in pieces: it goes on from the weights and the log in the `--out` folder, with a fresh optimizer.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Recipe:
         (0.35, (256, 768)),
         (0.55, (256, 768, CONTEXT, CONTEXT)),
     )
-    question_rates: tuple[float, float] = (0.2, 0.9)  # drawn per story: dense questions teach, sparse ones are the test
+    question_rates: tuple[float, float] = (0.2, 0.9)  # drawn per story: dense ones teach, sparse ones are the aim
     text_weight: float = 0.2  # of a story's token in the loss, where an answer's token has 1
     learning_rate: float = 2e-3  # falls to a tenth along a cosine
     warmup_steps: int = 200
@@ -57,7 +57,7 @@ class Recipe:
 
 
 FULL = Recipe()
-TINY = Recipe(dim=128, n_layers=2, ffn_dim=256, step_tokens=1024, stages=((0.0, (64,)), (0.5, (128,))), steps_per_item=2)
+TINY = Recipe(128, n_layers=2, ffn_dim=256, step_tokens=1024, stages=((0, (64,)), (0.5, (128,))), steps_per_item=1)
 
 
 # ---- tokenizer ----
@@ -217,7 +217,7 @@ def train(out: Path, minutes: float, plan: float, recipe: Recipe, device: str, w
         train_tokenizer(out, stories=500 if recipe is TINY else 20_000)
     model = load_model(out).requires_grad_(True) if log else new_model(out, recipe)
     model.to(device).train()
-    before, tokens, steps = (log[-1]["minutes"], int(log[-1]["tokens"]), int(log[-1]["steps"])) if log else (0.0, 0, 0)
+    before, tokens, steps = (log[-1][key] for key in ("minutes", "tokens", "steps")) if log else (0.0, 0, 0)
     minutes = min(minutes, plan - before)
 
     tokenizer = Tokenizer(out)
@@ -241,7 +241,7 @@ def train(out: Path, minutes: float, plan: float, recipe: Recipe, device: str, w
     source = batches(out, recipe, seed=f"{tokens}", workers=workers)
     rng = random.Random(steps)
     recent, since_log, warm, next_log = torch.zeros(2, device=device), 0, 0, log_every
-    bar = tqdm(total=round(minutes * 60), desc="training", bar_format="{l_bar}{bar}| {n}/{total} s{postfix}", mininterval=1)
+    bar = tqdm(total=round(minutes * 60), desc="training", bar_format="{l_bar}{bar}| {n}/{total} s{postfix}")
     try:
         while (elapsed := time.monotonic() - start) < minutes * 60:
             progress = (before + elapsed / 60) / plan
@@ -287,7 +287,7 @@ def save(model: Llama, out: Path, log: list[dict]) -> None:
     write_json(out / "config.json", config)
     if log:
         with open(out / "training_log.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, log[0].keys())
+            writer = csv.DictWriter(file, log[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(log)
         plot_curve(log, out / "training_curve.png")
@@ -298,7 +298,8 @@ def read_log(out: Path) -> list[dict]:
     if not file.exists():
         return []
     with open(file, newline="") as lines:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    return [row | {"tokens": int(row["tokens"]), "steps": int(row["steps"])} for row in rows]
 
 
 def plot_curve(log: list[dict], file: Path) -> None:
@@ -312,7 +313,7 @@ def plot_curve(log: list[dict], file: Path) -> None:
     right.set(xlabel="tokens seen (millions)", ylabel="right answers, 60 fresh stories (%)", ylim=(0, 100))
     loss = right.twinx()
     loss.plot(tokens, [row["answer_loss"] for row in log], color="tab:orange", alpha=0.7)
-    loss.set(ylabel="loss of an answer's token (nats)", ylim=(0, None))
+    loss.set(ylabel="loss of an answer's token (nats)", yscale="log")
     right.yaxis.label.set_color("tab:blue")
     loss.yaxis.label.set_color("tab:orange")
     right.grid(alpha=0.3)
@@ -321,21 +322,23 @@ def plot_curve(log: list[dict], file: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="length of this piece (default: the whole plan)")
-    parser.add_argument("--plan", type=float, default=16, help="minutes of the whole training (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="length of this piece (default: all of it)")
+    parser.add_argument("--plan", type=float, default=12, help="minutes of the whole training (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("work/story-llama"), help="folder to continue or to make")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that tell stories (%(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="a toy that trains in seconds on a CPU, to try this program")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes telling stories")
+    parser.add_argument("--tiny", action="store_true", help="a toy that a CPU can train, to see this program run")
     options = parser.parse_args(arguments)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.tiny:
-        sys.exit("Training the story model needs a CUDA GPU, and none is visible here; the bundled data/story-llama is "
-                 "already trained (and --tiny trains a toy, to see the program run).")  # fmt: skip
-    done = read_log(options.out)
-    if done and done[-1]["minutes"] >= options.plan - 0.01:
-        sys.exit(f"{options.out} has had its {options.plan:g} minutes: choose a new folder with --out, or a longer --plan.")
-    if not done and options.out.exists() and any(options.out.iterdir()):
+        sys.exit(
+            "Training the story model needs a CUDA GPU, and none is visible here: use the trained one in "
+            "data/story-llama, or see this program run on a toy with --tiny."
+        )
+    log = read_log(options.out)
+    if log and log[-1]["minutes"] >= options.plan - 0.01:
+        sys.exit(f"{options.out} has had its {options.plan:g} minutes: choose a new --out, or a longer --plan.")
+    if not log and options.out.exists() and any(options.out.iterdir()):
         sys.exit(f"{options.out} holds something that is no unfinished training: choose another folder with --out.")
     recipe = TINY if options.tiny else FULL
     workers = 0 if options.tiny else options.workers

@@ -104,7 +104,7 @@ check("00.1")
 # Now the model speaks with *your* choice. `choose=` hands it to the loop above.
 
 # %%
-opening = "It was a fine Friday morning in Much Yawning. "
+opening = "It was a fine Monday morning in Upper Crumpet."
 with attempt("00.1"):
     lab = load_lab("start_here")  # your file as saved
     tokens = generate(model, tokenizer.encode(opening), 90, tokenizer.stop_ids, choose=lab.greedy_token)

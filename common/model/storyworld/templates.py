@@ -2,8 +2,8 @@
 
 Slots, filled by `world.Teller.say`:
     {A}            the person the sentence is about, by name or as "she"/"he"; {N} always by name
-    {she} {her} {him} {self}   pronouns of that person (her = "her"/"his", him = "her"/"him", self = "herself"/"himself")
-    {B}            a second person, by name; {B_her} and {B_him} go with it
+    {she} {her} {him} {self}   that person's pronouns: "she"/"he", "her"/"his", "her"/"him", "herself"/"himself"
+    {B}            a second person, by name
     {t} {u}        things ("the red kite" or "the kite"); {new} a thing met for the first time ("a red kite")
     {at} {to}      where it happens or where it leads ("in the bakery", "the bakery"); {old} where from
     {at_far} {far} a place that is mentioned and nothing more

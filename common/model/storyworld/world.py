@@ -97,8 +97,9 @@ class Teller:
         self.people: list[Person] = []
         self.things: list[Thing] = []
         # Who and what is still to come, in this order; a noun or a name is never used twice.
-        names = [(name, True) for name in rng.sample(words.WOMEN, 3)] + [(name, False) for name in rng.sample(words.MEN, 3)]
-        self.cast = rng.sample(names, rng.randint(3 if characters > 2000 else 2, 6))
+        women = [(name, True) for name in rng.sample(words.WOMEN, 3)]
+        men = [(name, False) for name in rng.sample(words.MEN, 3)]
+        self.cast = rng.sample(women + men, rng.randint(3 if characters > 2000 else 2, 6))
         self.props = {
             kind: rng.sample(nouns, rng.randint(*numbers)) for kind, (nouns, *numbers) in PROPS.items()
         }
