@@ -32,7 +32,7 @@ help:  ## list what make can do
 	@echo "  PYTHON3=python3.12  make .venv with this Python"
 
 lab: $(READY) work  ## open JupyterLab on your notebooks, in work/
-	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)/work"
+	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --ServerApp.preferred_dir="$(CURDIR)/work"
 
 work:  ## copy the notebooks that work/ lacks; what is there stays as it is
 	@mkdir -p work

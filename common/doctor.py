@@ -154,7 +154,7 @@ def landlock_row() -> Row:
 
 def model_row() -> Row:
     folder, name, purpose = model_folder(), "Model", "what the labs speak through"
-    found = f"{os.path.relpath(folder)}" if folder.is_relative_to(ROOT) else str(folder)
+    found = str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
     try:
         from common.model.checkpoint import CheckpointError, read_config, tensor_files
     except ImportError as error:

@@ -167,7 +167,7 @@ def test_attempt_keeps_run_all_going(lab_file: Path, capsys):
         raise NotImplementedError("00.2 is still a stub.")
     printed = capsys.readouterr().out
     assert "KeyError: 'lost' (labs/start_here.py, line 2" in printed
-    assert "This cell needs 00.1 and 00.2. 00.2 is still a stub." in printed
+    assert "00.2 is still a stub.\nAfterwards run this cell again." in printed
 
 
 def test_every_check_is_fully_described():

@@ -52,6 +52,6 @@ def attempt(*exercise_ids: str) -> Iterator[None]:
     try:
         yield
     except NotImplementedError as stub:
-        print(f"This cell needs {' and '.join(exercise_ids)}. {stub}")
+        print(f"{stub}\nAfterwards run this cell again.")
     except Exception as error:
         print(f"This cell needs {' and '.join(exercise_ids)}, and there something went wrong.\n{explain(error)}")

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from common import ROOT
 from common.model.attention import CausalAttention
-from common.model.checkpoint import load_model, read_json, save_model, write_json
+from common.model.checkpoint import CheckpointError, load_model, read_json, save_model, write_json
 from common.model.evaluate import answer_accuracy
 from common.model.llama import Config, Llama
 from common.model.storyworld import story
@@ -34,6 +35,7 @@ from common.model.tokenizer import Tokenizer
 
 BEGIN, END = "<|begin|>", "<|end|>"
 CONTEXT = 2048
+LOG_FIELDS = ("minutes", "tokens", "steps", "learning_rate", "loss", "answer_loss", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,14 @@ class Recipe:
     learning_rate: float = 2e-3  # falls to a tenth along a cosine
     warmup_steps: int = 200
     steps_per_item: int = 8  # batches that a worker hands over at once
+    test_stories: int = 60  # told for every line of the log
 
 
 FULL = Recipe()
-TINY = Recipe(128, n_layers=2, ffn_dim=256, step_tokens=1024, stages=((0, (64,)), (0.5, (128,))), steps_per_item=1)
+TINY = Recipe(
+    dim=128, n_layers=2, ffn_dim=256, step_tokens=1024, stages=((0, (64,)), (0.5, (128,))), steps_per_item=1,
+    test_stories=4,
+)
 
 
 # ---- tokenizer ----
@@ -260,7 +266,7 @@ def train(out: Path, minutes: float, plan: float, recipe: Recipe, device: str, w
                 next_log = elapsed + log_every
                 loss, answer_loss = (recent / since_log).tolist()
                 recent, since_log = torch.zeros_like(recent), 0
-                right = answer_accuracy(model, tokenizer, stories=60, seed=f"training log {steps}")
+                right = answer_accuracy(model, tokenizer, stories=recipe.test_stories, seed=f"training log {steps}")
                 log.append(
                     {
                         "minutes": round(before + (time.monotonic() - start) / 60, 3),
@@ -285,12 +291,11 @@ def save(model: Llama, out: Path, log: list[dict]) -> None:
     settings = read_json(out / "generation_config.json")
     config = read_json(out / "config.json") | {key: settings[key] for key in ("bos_token_id", "eos_token_id")}
     write_json(out / "config.json", config)
-    if log:
-        with open(out / "training_log.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, log[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(log)
-        plot_curve(log, out / "training_curve.png")
+    with open(out / "training_log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, LOG_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(log)
+    plot_curve(log, out / "training_curve.png")
 
 
 def read_log(out: Path) -> list[dict]:
@@ -324,8 +329,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=math.inf, help="length of this piece (default: all of it)")
     parser.add_argument("--plan", type=float, default=12, help="minutes of the whole training (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("work/story-llama"), help="folder to continue or to make")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes telling stories")
+    parser.add_argument("--out", type=Path, default=ROOT / "work" / "story-llama", help="folder to continue or to make")
+    parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1), help="processes telling stories")
     parser.add_argument("--tiny", action="store_true", help="a toy that a CPU can train, to see this program run")
     options = parser.parse_args(arguments)
 
@@ -338,11 +343,14 @@ def main(arguments: list[str] | None = None) -> None:
     log = read_log(options.out)
     if log and log[-1]["minutes"] >= options.plan - 0.01:
         sys.exit(f"{options.out} has had its {options.plan:g} minutes: choose a new --out, or a longer --plan.")
-    if not log and options.out.exists() and any(options.out.iterdir()):
+    if not (options.out / "training_log.csv").exists() and options.out.exists() and any(options.out.iterdir()):
         sys.exit(f"{options.out} holds something that is no unfinished training: choose another folder with --out.")
     recipe = TINY if options.tiny else FULL
     workers = 0 if options.tiny else options.workers
-    train(options.out, options.minutes, options.plan, recipe, device, workers, log_every=2 if options.tiny else 15)
+    try:
+        train(options.out, options.minutes, options.plan, recipe, device, workers, log_every=2 if options.tiny else 15)
+    except (CheckpointError, OSError) as error:
+        sys.exit(f"Training stopped: {error}")
     print(f"Wrote {options.out}. Look at it: python -m common.model.evaluate --model {options.out}")
 
 

@@ -68,7 +68,7 @@ show(summary())
 # ```
 #
 # That is the whole of `common/model/generate.py`. Here is the model, a Llama of about five million parameters that has
-# read nothing but stories from one small village, and how it sees text:
+# read nothing but stories from a few small villages, and how it sees text (`Ġ` stands for a space):
 
 # %%
 from common import model_folder
@@ -79,9 +79,9 @@ from common.model.tokenizer import Tokenizer
 
 model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
 config = model.config
-print(f"{config.n_layers} layers, width {config.dim}, {config.n_heads} query heads, {config.n_kv_heads} key/value heads, "
-      f"V = {config.vocab_size}")
-print([tokenizer.tokenizer.decode([id], skip_special_tokens=False) for id in tokenizer.encode("Where is the red kite now?")])
+print(f"{config.n_layers} layers, width {config.dim}, {config.n_heads} query heads, "
+      f"{config.n_kv_heads} key/value heads, V = {config.vocab_size}")
+print([tokenizer.tokenizer.id_to_token(id) for id in tokenizer.encode("Where is the red kite now?")])
 
 # %% [markdown]
 # ### 00.1 The greedy choice of the next token
@@ -101,14 +101,21 @@ print([tokenizer.tokenizer.decode([id], skip_special_tokens=False) for id in tok
 check("00.1")
 
 # %% [markdown]
-# Now the model speaks with *your* choice. `choose=` hands it to the loop above.
+# Now the model speaks with *your* choice: the last argument of `generate` is the `choose` of the loop above.
 
 # %%
+from textwrap import fill
+
+
+def tell(text: str) -> None:
+    print("\n".join(fill(line, 96) for line in text.splitlines()))
+
+
 opening = "It was a fine Monday morning in Upper Crumpet."
 with attempt("00.1"):
     lab = load_lab("start_here")  # your file as saved
-    tokens = generate(model, tokenizer.encode(opening), 90, tokenizer.stop_ids, choose=lab.greedy_token)
-    print(opening, *tokenizer.stream(tokens), sep="")
+    tokens = generate(model, tokenizer.encode(opening), 90, tokenizer.stop_ids, lab.greedy_token)
+    tell(opening + "".join(tokenizer.stream(tokens)))
 
 # %% [markdown]
 # ## A model that can be marked
@@ -123,7 +130,7 @@ import random
 from common.model.storyworld import story
 
 told = story(random.Random(10), tokens=170)
-print(told.text)
+tell(told.text)
 
 # %% [markdown]
 # The prompt for an answer is the story up to `A:`. The story model was trained to go on from there.
@@ -132,8 +139,9 @@ print(told.text)
 with attempt("00.1"):
     for question in told.questions:
         prompt = tokenizer.encode(told.text[: question.position])
-        answer = "".join(tokenizer.stream(generate(model, prompt, 12, choose=lab.greedy_token))).split("\n")[0]
-        print(f"{question.text} The model says:{answer}. The story says: {question.answer}.")
+        tokens = generate(model, prompt, 12, tokenizer.stop_ids, lab.greedy_token)
+        answer = "".join(tokenizer.stream(tokens)).split("\n")[0].strip()
+        print(f"{question.text} The model: {answer}. The story: {question.answer}.")
 
 # %% [markdown]
 # ### 00.2 The answer meter
@@ -180,14 +188,17 @@ def read(token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 with attempt("00.2"):
     lab = load_lab("start_here")
-    rows = [tokenize(tokenizer, one)[0] for one in fresh_stories(6, seed="lesson 00", shortest=300, longest=500)]
-    spans = [(row, start, end) for row in rows for start, end in row.answers]
-    whole = sum(lab.answer_accuracy(*read(row.ids), row.answers) * len(row.answers) for row in rows)
-    window = sum(lab.answer_accuracy(*read(row.ids[max(0, start - 64) : end]), [(min(start, 64), min(start, 64) + end - start)])
-                 for row, start, end in spans)
-    print(f"{len(spans)} questions in {len(rows)} stories")
-    print(f"right with the whole story:        {round(whole)}")
-    print(f"right with the last 64 tokens:     {round(window)}")
+    stories = fresh_stories(6, seed="lesson 00", shortest=300, longest=500)
+    rows = [tokenize(tokenizer, one)[0] for one in stories]
+    whole = window = 0.0
+    for row in rows:
+        whole += lab.answer_accuracy(*read(row.ids), row.answers) * len(row.answers)
+        for start, end in row.answers:
+            first = max(0, start - 64)
+            window += lab.answer_accuracy(*read(row.ids[first:end]), [(start - first, end - first)])
+    print(f"{sum(len(row.answers) for row in rows)} questions in {len(rows)} stories")
+    print(f"right with the whole story:    {round(whole)}")
+    print(f"right with the last 64 tokens: {round(window)}")
 
 # %% [markdown]
 # A broken cache, a mask that is off by one, weights rounded to four bits: whatever you do to the engine, this number says
@@ -225,10 +236,12 @@ def careless_fill(out_ptr, BLOCK: tl.constexpr):
     tl.store(out_ptr + offsets, tl.full((BLOCK,), 7.0, tl.float32))  # no mask
 
 
-out = guarded_output(torch.empty(2500, device=DEVICE))  # a vector inside a larger buffer, sentinels on both sides
+# A vector inside a larger buffer, with sentinels on both sides:
+out = guarded_output(torch.empty(2500, device=DEVICE))
 careless_fill[(3,)](out, BLOCK=1024)
 print(f"the vector itself is filled: {bool((out == 7).all())}")
-print(f"elements overwritten that are not ours: {stray_writes(out)} (3 * 1024 - 2500 = {3 * 1024 - 2500})")
+print(f"elements overwritten that are not ours: {stray_writes(out)}")
+print(f"3 * 1024 - 2500 = {3 * 1024 - 2500}")
 
 # %% [markdown]
 # No error: the vector is right, and 572 numbers of somebody else's are gone. Those *guard margins* stand around the

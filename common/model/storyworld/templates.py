@@ -380,7 +380,6 @@ PERSON = (
     "{A} yawned so widely that a fly took notice.",
     "{A} lost count of something and started again.",
     "{A} made a wish and would not tell.",
-    "{A} tried to whistle, but only blew.",
     "{A} felt hungry again.",
     "{A} practised looking surprised.",
     "{A} sat down for a minute and stood up after two.",

@@ -72,7 +72,6 @@ LARGE_THINGS = {
     "trifle": ("wobbly", "magnificent", "sherry"),
     "weathercock": ("rusty", "golden", "proud"),
     "deckchair": ("striped", "folding", "treacherous"),
-    "clock": ("cuckoo", "stopped", "grandmother"),
     "portrait": ("gloomy", "unfinished", "oil"),
 }
 
