@@ -128,7 +128,7 @@ def peer_row(name: str, found: str, fix: str) -> Row:
 # --- Isolation ---
 
 def bubblewrap_row() -> Row:
-    name, purpose = "bwrap", "isolating others' labs"
+    name, purpose = "bwrap", "sandboxing labs (not yet used)"
     if platform.system() != "Linux":
         return Row(name, "", purpose, f"Linux alone has it; in a container: {LINUX_CONTAINER}")
     if not shutil.which("bwrap"):
@@ -141,7 +141,7 @@ def bubblewrap_row() -> Row:
 
 def landlock_row() -> Row:
     """Asks the kernel for its Landlock version: landlock_create_ruleset (444) with the flag VERSION (1)."""
-    name, purpose = "Landlock", "isolation without bwrap"
+    name, purpose = "Landlock", "the same, without bwrap"
     if platform.system() != "Linux":
         return Row(name, "", purpose, f"Linux alone has it; in a container: {LINUX_CONTAINER}")
     abi = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), ctypes.c_uint32(1))

@@ -65,7 +65,7 @@ def run_gate(lesson: Lesson, staging: Path) -> GateResult:
         return GateResult(name, 0, 0, f"nbval could not run: {log.read_text().strip()[-300:]}")
     cells = json.loads(report.read_text())
     failed = [cell for cell in cells if not cell["passed"]]
-    problem = f"cell {failed[0]['cell']} differs first: {failed[0]['message']}" if failed else ""
+    problem = f"first in cell {failed[0]['cell']}: {failed[0]['message']}" if failed else ""
     return GateResult(name, len(cells), len(cells) - len(failed), problem)
 
 

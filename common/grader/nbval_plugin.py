@@ -38,7 +38,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     # After a time-out nbval expects the remaining cells to fail; those that then pass did not run as they should.
     passed = report.passed and not hasattr(report, "wasxfail")
     message = "" if passed else shorten(str(getattr(call.excinfo, "value", "") or report.longrepr or "not run"))
-    cells.append({"cell": getattr(item, "cell_num", len(cells)), "passed": passed, "message": message})
+    first_line = item.cell.source.strip().split("\n")[0][:60]
+    cells.append({"cell": f"[{len(cells) + 1}] {first_line}", "passed": passed, "message": message})
 
 
 def shorten(message: str) -> str:
