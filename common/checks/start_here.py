@@ -76,17 +76,6 @@ def draw_text(rng: np.random.Generator, n: int, vocab_size: int) -> torch.Tensor
     return torch.from_numpy(rng.integers(0, vocab_size, n))
 
 
-def next_tokens(rng: np.random.Generator, token_ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """What a perfect model chooses after each token; after the last one, anything."""
-    return torch.cat((token_ids[1:], draw_text(rng, 1, vocab_size)))
-
-
-def spoil(choices: torch.Tensor, token_positions: list[int], vocab_size: int) -> None:
-    """Make the model choose wrongly where the tokens at these positions are due."""
-    for position in token_positions:
-        choices[position - 1] = (choices[position - 1] + 1) % vocab_size
-
-
 def draw_spans(rng: np.random.Generator, n: int, longest: int) -> list[list[int]]:
     """Disjoint answers in a text of n tokens, the first at 1 at the earliest, the last ending at n."""
     spans, start = [], int(rng.integers(1, 4))
@@ -98,6 +87,21 @@ def draw_spans(rng: np.random.Generator, n: int, longest: int) -> list[list[int]
 
 
 class AccuracyCheck(Check):
+    """A text with answers, and a model that is right on all of it but the tokens at `wrong_places`."""
+
+    longest = 6  # tokens in an answer
+
+    def wrong_places(self, rng: np.random.Generator, n: int, spans: list[list[int]]) -> list[int]:
+        raise NotImplementedError
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        vocab_size, n = int(rng.integers(11, 300)), int(rng.integers(60, 120))
+        token_ids, spans = draw_text(rng, n, vocab_size), draw_spans(rng, n, self.longest)
+        choices = torch.cat((token_ids[1:], draw_text(rng, 1, vocab_size)))  # what follows the last token, nobody knows
+        for place in self.wrong_places(rng, n, spans):
+            choices[place - 1] = (choices[place - 1] + 1) % vocab_size
+        return {"logits": logits_that_choose(rng, choices, vocab_size), "token_ids": token_ids, "spans": spans}
+
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         spans = [tuple(span) for span in inputs["spans"]]
         return {"accuracy": lab.answer_accuracy(inputs["logits"], inputs["token_ids"], spans)}
@@ -127,16 +131,12 @@ class LooksOneRowBack(AccuracyCheck):
     name = "marks token i by row i - 1"
     points = 2
     draws = 3
+    longest = 1
     mistake = "compares the logits of a position with the token at that same position"
     advice = "Row i scores the token after token i, so the token at position i is judged by logits[i - 1]."
 
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        vocab_size, n = int(rng.integers(11, 300)), int(rng.integers(30, 90))
-        token_ids = draw_text(rng, n, vocab_size)
-        choices = next_tokens(rng, token_ids, vocab_size)
-        spans = draw_spans(rng, n, longest=1)
-        spoil(choices, [start for start, _ in spans if rng.random() < 0.5], vocab_size)
-        return {"logits": logits_that_choose(rng, choices, vocab_size), "token_ids": token_ids, "spans": spans}
+    def wrong_places(self, rng: np.random.Generator, n: int, spans: list[list[int]]) -> list[int]:
+        return [start for start, _ in spans if rng.random() < 0.5]
 
 
 class WantsWholeAnswers(AccuracyCheck):
@@ -146,15 +146,8 @@ class WantsWholeAnswers(AccuracyCheck):
     mistake = "averages over tokens, or looks at the first or the last token of an answer only"
     advice = "One wrong token spoils its whole answer, however long: all() within an answer, the mean over answers."
 
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        vocab_size, n = int(rng.integers(11, 300)), int(rng.integers(60, 120))
-        token_ids = draw_text(rng, n, vocab_size)
-        choices = next_tokens(rng, token_ids, vocab_size)
-        spans = draw_spans(rng, n, longest=6)
-        for start, end in spans:
-            if rng.random() < 0.6:
-                spoil(choices, [int(rng.integers(start, end))], vocab_size)
-        return {"logits": logits_that_choose(rng, choices, vocab_size), "token_ids": token_ids, "spans": spans}
+    def wrong_places(self, rng: np.random.Generator, n: int, spans: list[list[int]]) -> list[int]:
+        return [int(rng.integers(*span)) for span in spans if rng.random() < 0.6]
 
 
 class IgnoresTheRest(AccuracyCheck):
@@ -164,14 +157,9 @@ class IgnoresTheRest(AccuracyCheck):
     mistake = "includes the token at `end`, or the one before `start`"
     advice = "An answer is token_ids[start:end] with `end` excluded; no other token counts."
 
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        vocab_size, n = int(rng.integers(11, 300)), int(rng.integers(60, 120))
-        token_ids = draw_text(rng, n, vocab_size)
-        choices = next_tokens(rng, token_ids, vocab_size)
-        spans = draw_spans(rng, n, longest=4)
+    def wrong_places(self, rng: np.random.Generator, n: int, spans: list[list[int]]) -> list[int]:
         inside = {i for span in spans for i in range(*span)}
-        spoil(choices, [i for i in range(1, n) if i not in inside], vocab_size)
-        return {"logits": logits_that_choose(rng, choices, vocab_size), "token_ids": token_ids, "spans": spans}
+        return [i for i in range(1, n) if i not in inside]
 
 
 class RefusesNoAnswers(Check):
