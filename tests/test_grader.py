@@ -132,7 +132,8 @@ def test_gate_agrees_with_the_reference_and_not_with_stubs(tmp_path: Path):
     full = gate(REFERENCE, tmp_path / "reference")
     assert full.cells > 5 and full.agreeing == full.cells and not full.problem
     none = gate(STUB, tmp_path / "stub")
-    assert none.cells == full.cells and 0 < none.agreeing < none.cells and 'first in cell [4] check("00.1")' in none.problem
+    assert none.cells == full.cells and 0 < none.agreeing < none.cells
+    assert 'first in cell [4] check("00.1")' in none.problem
 
 
 def test_gate_notices_a_dead_kernel_at_once(tmp_path: Path):
