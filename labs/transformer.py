@@ -90,7 +90,7 @@ def swiglu(
     w_up: Float[Tensor, "F dim"],
     w_down: Float[Tensor, "dim F"],
 ) -> Float[Tensor, "N dim"]:
-    """01.4 The feed-forward part: w_down applied to silu(gate) * up, where gate and up are w_gate and w_up applied to x.
+    """01.4 The feed-forward part: w_down applied to silu(gate) * up; gate and up are w_gate and w_up applied to x.
 
     silu(gate) = gate / (1 + exp(-gate)), element by element, finite for gates of several hundred either way.
 
@@ -131,7 +131,7 @@ def decoder_layer(
 
 
 def layer_weights(weights: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    """The tensors of layer `index`, under the names that `decoder_layer` knows them by. Given: nothing to write here."""
+    """The tensors of layer `index`, under the names that `decoder_layer` knows. Given: nothing to write here."""
     prefix = f"layers.{index}."
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 

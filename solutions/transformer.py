@@ -61,7 +61,7 @@ def rotate(x: Float[Tensor, "N heads D"], positions: Int[Tensor, "N"], theta: fl
     # BEGIN SOLUTION
     head_dim = x.shape[-1]
     if head_dim % 2:
-        raise ValueError(f"rotary embedding turns pairs, and a head of {head_dim} elements leaves one without a partner")
+        raise ValueError(f"a head of {head_dim} elements cannot be cut into pairs")
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=x.device).float() / head_dim)
     angle = positions.float()[:, None, None] * frequency  # (N, 1, D/2): one angle for all heads
     cos, sin = angle.cos(), angle.sin()
@@ -104,7 +104,7 @@ def swiglu(
     w_up: Float[Tensor, "F dim"],
     w_down: Float[Tensor, "dim F"],
 ) -> Float[Tensor, "N dim"]:
-    """01.4 The feed-forward part: w_down applied to silu(gate) * up, where gate and up are w_gate and w_up applied to x.
+    """01.4 The feed-forward part: w_down applied to silu(gate) * up; gate and up are w_gate and w_up applied to x.
 
     silu(gate) = gate / (1 + exp(-gate)), element by element, finite for gates of several hundred either way.
 
@@ -156,7 +156,7 @@ def decoder_layer(
 
 
 def layer_weights(weights: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    """The tensors of layer `index`, under the names that `decoder_layer` knows them by. Given: nothing to write here."""
+    """The tensors of layer `index`, under the names that `decoder_layer` knows. Given: nothing to write here."""
     prefix = f"layers.{index}."
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 

@@ -42,8 +42,8 @@ def expect_near(what: str, got: Any, want: Tensor, dtype: torch.dtype, atol: flo
     expect_close(what, got, want, atol, rtol)
 
 
-# The oracles: right in whatever dtype they are given. Under the names that a layer knows its parts by, they also stand in
-# for the learner's own functions, so that each exercise is marked by itself.
+# The oracles: right in whatever dtype they are given. Under the names that a layer knows its parts by, they also stand
+# in for the learner's own functions, so that each exercise is marked by itself.
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -105,7 +105,7 @@ class NormsOneRow(NormCheck):
     name = "brings a row to root mean square 1"
     points = 1
     mistake = "divides by something other than the root of the mean of the squares"
-    advice = "Square, take the mean over the row, then the root, and divide the row by it: RMS is those words backwards."
+    advice = "Square, take the mean over the row, then the root, and divide the row by that: RMS, read backwards."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return {"x": randn(rng, 1, 8).to(dtype), "weight": torch.ones(8, dtype=dtype), "eps": 0.0}
@@ -212,8 +212,8 @@ class SeesDistanceOnly(Check):
     draws = 3
     atol = 2.2e-3  # largest difference 2.2e-4, of dot products that are about 6 in size
     mistake = "something that is no rotation, such as the angle of one pair on half of another"
-    advice = ("Moving a query and a key by the same number of tokens must leave their dot product as it was: both halves "
-              "of a pair need the same angle, and its sine two opposite signs.")
+    advice = ("Moving a query and a key by equally many tokens must leave their dot product as it was: the halves of a "
+              "pair need the same angle, and its sine two opposite signs.")
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n, head_dim = integer(rng, 4, 20), 2 * integer(rng, 4, 40)
@@ -298,7 +298,7 @@ class AttendsWithOneHead(AttentionCheck):
     points = 1
     draws = 1
     mistake = "another formula than softmax(q k / sqrt(D)) v over the past"
-    advice = "scores[i, j] = dot(q[i], k[j]) / sqrt(D); -inf where j > i; softmax over j; then the weighted mean of v[j]."
+    advice = "scores[i, j] = dot(q[i], k[j]) / sqrt(D); -inf where j > i; softmax over j; the weighted mean of v[j]."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return draw_qkv(rng, 4, 1, 1, 4, dtype)
@@ -329,7 +329,8 @@ class IgnoresTheFuture(AttentionCheck):
         expect_like("attention", before, inputs["q"])
         expect_like("attention", after, inputs["q"])
         cut = inputs["cut"]
-        expect_close(f"tokens 0 to {cut - 1} after those from {cut} on were changed", after[:cut], before[:cut], self.atol)
+        what = f"tokens 0 to {cut - 1} after those from {cut} on were changed"
+        expect_close(what, after[:cut], before[:cut], self.atol)
 
 
 class SeesThePast(AttentionCheck):
@@ -408,7 +409,8 @@ class GatesWithIdentities(GateCheck):
     advice = "silu(gate) = gate * sigmoid(gate); its product with `up` goes through w_down."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return {"x": randn(rng, 1, 4).to(dtype), **{name: torch.eye(4, dtype=dtype) for name in ("w_gate", "w_up", "w_down")}}
+        identity = torch.eye(4, dtype=dtype)
+        return {"x": randn(rng, 1, 4).to(dtype), "w_gate": identity, "w_up": identity, "w_down": identity}
 
 
 class GatesTheRightBranch(GateCheck):
@@ -514,7 +516,8 @@ class KeepsTheResidualStream(LayerCheck):
         weights = draw_layer(rng, config, dtype)
         for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
             weights[name] = torch.zeros_like(weights[name])
-        return {"x": 3 * randn(rng, 5, 16).to(dtype), "positions": torch.arange(5), "config": config, "weights": weights}
+        x = 3 * randn(rng, 5, 16).to(dtype)
+        return {"x": x, "positions": torch.arange(5), "config": config, "weights": weights}
 
 
 class NormsWithTwoWeights(LayerCheck):
@@ -601,7 +604,8 @@ class ModelCheck(Check):
         weights = {name: weight.double() for name, weight in inputs["weights"].items()}
         x = weights["embed_tokens.weight"][token_ids]
         for index in range(config.n_layers):
-            layer = {name.split(".", 2)[2]: weight for name, weight in weights.items() if name.startswith(f"layers.{index}.")}
+            prefix = f"layers.{index}."
+            layer = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
             x = decoder_layer(x, torch.arange(len(x)), layer, config, PARTS)
         head = weights["embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"]
         want = F.linear(rms_norm(x, weights["norm.weight"], config.norm_eps), head)
@@ -697,8 +701,9 @@ class TellsTheStory(Check):
         for index, far in enumerate(behind.tolist()):
             if not far <= self.gap:
                 decode = Tokenizer(STORY_LLAMA).tokenizer.decode
-                raise Mismatch(f"token {index + 1} after {decode(prompt[-8:] + tokens[:index])!r}: "
-                               f"got {decode(tokens[index:index + 1])!r}, want {decode([int(logits[index].argmax())])!r}")
+                got, want = decode(tokens[index:index + 1]), decode([int(logits[index].argmax())])
+                before = decode(prompt[-8:] + tokens[:index])
+                raise Mismatch(f"token {index + 1}, after {before!r}: got {got!r}, want {want!r}")
 
 
 # 01.7 -----------------------------------------------------------------------------------------------------------------
@@ -755,7 +760,7 @@ class AveragesPredictions(LossCheck):
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n, vocab_size = integer(rng, 3, 50), integer(rng, 11, 300)
-        return {"logits": torch.full((n, vocab_size), 1.0, dtype=dtype), "token_ids": draw_token_ids(rng, n, vocab_size)}
+        return {"logits": torch.ones(n, vocab_size, dtype=dtype), "token_ids": draw_token_ids(rng, n, vocab_size)}
 
 
 class SurvivesLargeLogits(LossCheck):
@@ -869,7 +874,7 @@ class BecomesGreedy(TakesTheBest):
     name = "becomes greedy as the temperature falls"
     points = 1
     mistake = "exp of logits / temperature, which overflows long before the temperature is 0"
-    advice = "At temperature 0.001 logits are a thousand times as large: softmax subtracts their maximum, a bare exp does not."
+    advice = "At 0.001 logits become a thousand times as large: softmax subtracts their maximum, a bare exp does not."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         logits = torch.from_numpy(rng.permutation(50)) / 5 + 1  # steps of 0.2: another token comes once in e ** 200
@@ -884,7 +889,7 @@ class DrawsByProbability(SampleCheck):
     name = "draws every token as often as its probability says"
     points = 2
     mistake = "always takes the best, or draws all alike"
-    advice = "torch.multinomial(probs, 1, generator=generator) draws an index by its probability; map it back to a token id."
+    advice = "torch.multinomial(probs, 1, generator=generator) draws an index by its probability; turn it into an id."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return draw_sampling(rng, spread=3.0)

@@ -157,20 +157,20 @@ check("01.2")
 # %%
 with attempt("01.2"):
     lab = load_lab("transformer")
-    distances = torch.arange(8193)
+    distances = torch.arange(2049)
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots()
     for theta, style in ((1e4, "-"), (5e5, "--")):
         turned = lab.rotate(torch.ones(len(distances), 1, 64), distances, theta)
         score = (turned @ turned[0, 0] / 64).squeeze(1)  # 1 where nothing has turned
-        axes.plot(distances[1:], score[1:], style, label=f"theta = {theta:,.0f}")
+        axes.plot(distances[1:], score[1:], style, linewidth=1.2, label=f"theta = {theta:,.0f}")
         print(f"theta = {theta:>9,.0f}: below one half from {int((score < 0.5).nonzero()[0])} tokens on")
     axes.set(xscale="log", xlabel="distance (tokens)", ylabel="dot product / that at distance 0",
              title="Two alike arrows in 64 dimensions, turned apart by rotary embedding")
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.legend()
     show(figure, "Line plot. With theta 10,000 the dot product falls below a half after 28 tokens and swings around zero "
-                 "near 2,000; with theta 500,000 it falls later and stays above zero up to 8,000 tokens.")
+                 "near 2,000; with theta 500,000 it falls after 78 and stays well above zero.")
 
 # %% [markdown]
 # | theta | at 1 token | 10 | 100 | 1000 |
@@ -316,11 +316,11 @@ with attempt("01.1", "01.2", "01.3", "01.4", "01.5", "01.6"):
     token_ids = tokenizer.encode(prompt)
     begun = len(token_ids)
     with torch.inference_mode():
-        for _ in range(62):
+        for _ in range(67):
             logits = lab.llama_logits(torch.tensor(token_ids), weights, config, parts=lab)
             token_ids.append(int(logits[-1].argmax()))
     print(tokenizer.decode(token_ids))
-    same = token_ids[begun:] == list(generate(model, token_ids[:begun], 62))
+    same = token_ids[begun:] == list(generate(model, token_ids[:begun], 67))
     print(f"\nThe same tokens as the course's own decoder: {same}")
 
 # %% [markdown]
@@ -403,40 +403,40 @@ with attempt("01.7"):
 check("01.8")
 
 # %% [markdown]
-# After *It was a fine* the story model expects a day of the week, and it has no favourite. **Predict**: how many tokens does
-# `top_p = 0.9` keep at temperature 1? At 0.5, where likely tokens become likelier? At 2?
+# After its first sentence a story may go on in half a dozen ways, or with the name of a villager. **Predict**: of 2,526 tokens,
+# how many does `top_p = 0.9` keep at temperature 1? How many at 0.5, and at 2?
 
 # %%
-ids = torch.tensor(tokenizer.encode("It was a fine"))
+ids = torch.tensor(tokenizer.encode(prompt))
 logits = model.logits(model(ids, torch.arange(len(ids)), CausalAttention()))[-1]
 temperatures = (0.5, 1.0, 2.0)
 for temperature in temperatures:
     probs = (logits.double() / temperature).softmax(dim=-1).sort(descending=True).values
-    print(f"temperature {temperature}: top_p = 0.9 keeps {int((probs.cumsum(0) - probs < 0.9).sum())} tokens, "
-          f"and the seven days have {probs[:7].sum():.0%} of the probability")
+    print(f"temperature {temperature}: top_p = 0.9 keeps {int((probs.cumsum(0) - probs < 0.9).sum())} tokens")
 
 # %%
 with attempt("01.8"):
     lab = load_lab("transformer")
-    days = logits.topk(9).indices
-    names = [tokenizer.decode([id]).strip() for id in days.tolist()]
+    likely = logits.topk(9).indices
+    names = [tokenizer.decode([id]).strip() for id in likely.tolist()]
     generator = torch.Generator().manual_seed(1)
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, temperature in zip(figure.subplots(1, 3, sharey=True), temperatures, strict=True):
         drawn = torch.tensor([lab.sample(logits, temperature, 0, 0.9, generator) for _ in range(1000)])
-        axes.bar(names, (logits / temperature).softmax(dim=-1)[days], color="#9cc3e4", label="softmax")
-        axes.plot(names, [(drawn == id).float().mean() for id in days], "o", color="#9a3412", label="drawn, top_p = 0.9")
+        axes.bar(names, (logits / temperature).softmax(dim=-1)[likely], color="#9cc3e4", label="softmax")
+        axes.plot(names, [(drawn == id).float().mean() for id in likely], "o", color="#9a3412", label="drawn, top_p = 0.9")
         axes.set(title=f"temperature {temperature}", xlabel="next token")
         axes.tick_params(axis="x", rotation=60)
     figure.axes[0].set_ylabel("probability; share of 1000")
-    figure.axes[0].legend()
-    show(figure, "Three bar charts of the nine likeliest tokens after 'It was a fine'. At temperature 0.5 and 1 the seven "
-                 "days share nearly all of the probability; at 2 they are lower, and the dots of the drawn tokens lie "
-                 "above their bars, for top_p has given them what it took from the tail.")
+    figure.axes[2].legend()
+    show(figure, "Three bar charts of the nine likeliest next tokens. At temperature 0.5 the first two take more than half; "
+                 "at 1 they have an eighth each; at 2 all nine are nearly alike. Dots show the shares of drawn tokens: "
+                 "a little above their bars, for top_p has given them what it took from the tail, and zero where it cut.")
 
 # %% [markdown]
-# At temperature 2 a third of the probability has leaked into a tail of 2,500 tokens that no story would go on with, and
-# `top_p = 0.9` still keeps hundreds of them: it cuts little where the model is unsure. So high temperatures go with `top_k`.
+# Bars are the softmax, dots what your `sample` drew. At 0.5 the names are gone: top_p has cut them off, and what they had went to
+# the six that are left. At 2 it keeps nearly everything that makes sense and some that does not: top_p cuts little where a model
+# is unsure, and so high temperatures go with `top_k`.
 #
 # Three tellings of one beginning, at temperature 0.8. Your way of drawing may tell others, so nothing compares them.
 

@@ -17,7 +17,8 @@ def rotate(x, positions, theta):
         raise ValueError("odd")
     pair = torch.arange(head_dim // 2, dtype=torch.float32, device=x.device)
     frequency = torch.exp(pair * (-2 * math.log(theta) / head_dim))
-    turn = torch.polar(torch.ones(n, head_dim // 2, device=x.device), torch.outer(positions.to(torch.float32), frequency))
+    angle = torch.outer(positions.to(torch.float32), frequency)
+    turn = torch.polar(torch.ones_like(angle), angle)
     turned = torch.view_as_complex(x.float().view(n, heads, 2, -1).transpose(2, 3).contiguous()) * turn[:, None]
     return torch.view_as_real(turned).transpose(2, 3).reshape(x.shape).to(x.dtype)
 
@@ -44,7 +45,8 @@ def decoder_layer(x, positions, weights, config, parts):
         heads = torch.einsum("nd,od->no", h, fused).reshape(len(h), -1, config.head_dim)
         q, k, v = heads.split([config.n_heads, config.n_kv_heads, config.n_kv_heads], dim=1)
         # Queries and keys side by side: to the rotation they are only heads.
-        q, k = parts.rotate(torch.cat((q, k), dim=1), positions, config.rope_theta).split([q.shape[1], k.shape[1]], dim=1)
+        turned = parts.rotate(torch.cat((q, k), dim=1), positions, config.rope_theta)
+        q, k = turned.split([q.shape[1], k.shape[1]], dim=1)
         return torch.einsum("nhd,ohd->no", parts.causal_attention(q, k, v),
                             weights["self_attn.o_proj.weight"].unflatten(1, (config.n_heads, -1)))
 
