@@ -504,22 +504,6 @@ class AddsTwoParts(LayerCheck):
                 "weights": draw_layer(rng, config, dtype)}
 
 
-class KeepsTheResidualStream(LayerCheck):
-    name = "returns x itself where neither part adds anything"
-    points = 2
-    atol = 0  # x + 0 is x
-    mistake = "replaces the residual stream instead of adding to it, or adds the normed x"
-    advice = "With o_proj and down_proj all zero both parts add zeros: what comes out is x, neither normed nor lost."
-
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        config = draw_config(16, 2, 2, 8, 16)
-        weights = draw_layer(rng, config, dtype)
-        for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
-            weights[name] = torch.zeros_like(weights[name])
-        x = 3 * randn(rng, 5, 16).to(dtype)
-        return {"x": x, "positions": torch.arange(5), "config": config, "weights": weights}
-
-
 class NormsWithTwoWeights(LayerCheck):
     name = "norms before each part, with that part's own weight"
     points = 1
@@ -534,6 +518,22 @@ class NormsWithTwoWeights(LayerCheck):
             weights[name] = torch.from_numpy(rng.uniform(0.3, 2, 16)).to(dtype)
         return {"x": randn(rng, 1, 16).to(dtype), "positions": torch.zeros(1, dtype=torch.long), "config": config,
                 "weights": weights}
+
+
+class KeepsTheResidualStream(LayerCheck):
+    name = "returns x itself where neither part adds anything"
+    points = 2
+    atol = 0  # x + 0 is x
+    mistake = "replaces the residual stream instead of adding to it, or adds the normed x"
+    advice = "With o_proj and down_proj all zero both parts add zeros: what comes out is x, neither normed nor lost."
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        config = draw_config(16, 2, 2, 8, 16)
+        weights = draw_layer(rng, config, dtype)
+        for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+            weights[name] = torch.zeros_like(weights[name])
+        x = 3 * randn(rng, 5, 16).to(dtype)
+        return {"x": x, "positions": torch.arange(5), "config": config, "weights": weights}
 
 
 class RotatesQueriesAndKeys(LayerCheck):
@@ -998,7 +998,7 @@ LESSON = Lesson("01", "transformer", "The transformer", minutes=120, exercises=(
              checks=(GatesWithIdentities(), GatesTheRightBranch(), AppliesTheTransposes(), SurvivesLargeGates()),
              refused=("torch.nn.functional.silu", "torch.nn.SiLU", "common.model.llama.SwiGLU")),
     Exercise("01.5", "The decoder layer", "decoder_layer", minutes=20, difficulty=3,
-             checks=(AddsTwoParts(), KeepsTheResidualStream(), NormsWithTwoWeights(), RotatesQueriesAndKeys(),
+             checks=(AddsTwoParts(), NormsWithTwoWeights(), KeepsTheResidualStream(), RotatesQueriesAndKeys(),
                      SplitsHeadsInOrder(), LeavesXAlone(), UsesTheParts()),
              refused=("common.model.llama.DecoderLayer", "common.model.llama.SelfAttention")),
     Exercise("01.6", "The whole model", "llama_logits", minutes=10, difficulty=2,

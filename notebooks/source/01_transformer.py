@@ -218,8 +218,9 @@ with attempt("01.2"):
 # <details><summary>Hint 2</summary><code>torch.einsum("ihd,jhd-&gt;hij", q, k)</code> gives all scores.
 # <code>torch.ones(N, N, dtype=torch.bool).triu(diagonal=1)</code> is true where j &gt; i, and <code>masked_fill</code> puts
 # -inf there.</details>
-# <details><summary>Passing the first check but failing the second?</summary>Then something of the tokens behind i still
-# reaches out[i], in longer texts than four tokens: is your mask N by N?</details>
+# <details><summary>Passing the first check but failing the second?</summary>From the second on there are more than four
+# tokens, and q, k and v are slices of a wider tensor, as a real engine hands them over: <code>.view</code> fails there, and
+# <code>.reshape</code> does not.</details>
 # <details><summary>Right with one head, wrong with more?</summary>A scale of <code>sqrt(H * D)</code> is right for H = 1.
 # Heads 0, 1, 0, 1 instead of 0, 0, 1, 1 are right for KH = 1 and for KH = H.</details>
 
@@ -235,7 +236,7 @@ check("01.3")
 # $$\text{swiglu}(x) = \big(\text{silu}(x\, W_\text{gate}^\top) \odot (x\, W_\text{up}^\top)\big)\, W_\text{down}^\top,
 # \qquad \text{silu}(g) = g \cdot \text{sigmoid}(g) = \frac{g}{1 + e^{-g}}$$
 #
-# Two thirds of the story model's weights, embedding apart, lie here. Nothing moves between tokens.
+# Three quarters of a layer's weights lie here, in the story model. Nothing moves between tokens.
 #
 # ### 01.4 SwiGLU
 #
@@ -274,9 +275,8 @@ check("01.4")
 # config.head_dim))</code> has shape (N, H, D). After attention, <code>flatten(-2)</code> goes back to (N, H * D).</details>
 # <details><summary>Hint 2</summary>Only the normed copy goes into a part, and only x itself is added to. Write
 # <code>x = x + ...</code>: the tensor that <code>x += ...</code> changes belongs to the caller.</details>
-# <details><summary>Passing the first check but failing the second?</summary>The second sets o_proj and down_proj to zero, and
-# what comes out must be x itself. If you return the normed x plus something, the small numbers of the first check did not
-# save you either: read its message again.</details>
+# <details><summary>Passing the first check but failing the second?</summary>In the first the weights of both norms are ones,
+# so that taking the wrong one goes unnoticed. Which stands before attention?</details>
 # <details><summary>Right for one token, wrong for several?</summary>At position 0 nothing turns and there is nobody else to
 # attend to: look at the rotation, at the positions handed on, and at the order of heads.</details>
 
@@ -350,7 +350,7 @@ check("01.7")
 
 # %% [markdown]
 # A model that knows nothing has a loss of log(V), here log(2526) = 7.8. **Predict**: what is the story model's loss on a fresh
-# story of its village? And on the tokens of that story in random order, below or above 7.8?
+# story of its village? And on the same tokens from last to first, is it below or above 7.8?
 
 # %%
 with attempt("01.7"):
@@ -364,8 +364,8 @@ with attempt("01.7"):
         print(f"{text}: {loss:.1f} nats a token")
 
 # %% [markdown]
-# A loss of 0.6 means that, on average, the right token got the probability exp(-0.6), about a half. Told backwards, the
-# story costs far more than knowing nothing would: the model is sure at every step, and wrong.
+# A loss of 0.6 is that of a model that gives every right token the probability exp(-0.6), about a half. Told backwards, the
+# story costs far more than knowing nothing would: the model is sure of itself, and wrong.
 #
 # ## Choosing with chance
 #
@@ -378,10 +378,13 @@ with attempt("01.7"):
 # - **top_p** then keeps the smallest set of most likely tokens whose probabilities reach `top_p`, the *nucleus*:
 #
 # ```
-# probabilities, largest first     0.40   0.30   0.20   0.10          top_p = 0.6
+# top_p = 0.6
+# probabilities, largest first     0.40   0.30   0.20   0.10
 # sum of the likelier ones         0      0.40   0.70   0.90
-# kept: that sum is below top_p    yes    yes    no     no            0.40 + 0.30 reaches 0.6; 0.40 alone does not
+# kept: that sum is below top_p    yes    yes    no     no
 # ```
+#
+# 0.40 alone does not reach 0.6, 0.40 + 0.30 does: the token that crosses the line is kept.
 #
 # Chance must be repeatable: it comes from a `torch.Generator` that the caller has seeded, and from nowhere else.
 #
