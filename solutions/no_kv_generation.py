@@ -29,9 +29,9 @@ def generate(model: Llama, prompt_ids: list[int], max_new_tokens: int, stop_ids:
         Each new id, as a plain `int`, as soon as it is chosen and before the next call of the model. A stop id ends
         the generation and is not yielded.
 
-    Each token costs exactly one call of the model, with the whole prefix (the prompt and all tokens so far) at positions
-    0, 1, 2, ... and a fresh `CausalAttention()`, one row of logits, and one call of `choose`. After the last token,
-    be it by `max_new_tokens` or by a stop id, the model is not called again.
+    Each token costs exactly one call of the model, with the whole prefix (the prompt and all tokens so far) at
+    positions 0, 1, 2, ... and a `CausalAttention()`, then one row of logits and one call of `choose`. After the last
+    token, be it by `max_new_tokens` or by a stop id, the model is not called again.
     """
     # BEGIN SOLUTION
     device = next(model.parameters()).device
@@ -53,10 +53,10 @@ def stream_text(token_ids: Iterable[int], decode: Callable[[list[int]], str]) ->
 
     Args:
         token_ids: ids that come one by one, from a generator that may be slow.
-        decode: the text of a list of ids. Where the list ends inside a character (in UTF-8 one has up to four bytes, and
-            a token may end between them), the text ends in one or more U+FFFD, "\\ufffd", in place of it. The first id of
-            a list may lose the space before its word, as with many tokenizers: only a text decoded from the first id
-            on has all its spaces.
+        decode: the text of a list of ids. Where the list ends inside a character (in UTF-8 one has up to four bytes,
+            and a token may end between them), the text ends in one or more U+FFFD, "\\ufffd", in its place. The first
+            id of a list may lose the space before its word, as with many tokenizers: only a text decoded from the
+            first id on has all its spaces.
 
     Yields:
         Non-empty pieces of whole characters, never a U+FFFD. Joined they are the text of all ids, without the
@@ -75,7 +75,7 @@ def stream_text(token_ids: Iterable[int], decode: Callable[[list[int]], str]) ->
 
 
 def forward_flops(config: Config, n: int) -> int:
-    """02.3 The floating-point operations of one call of the model on a prefix of `n` >= 1 tokens, as `generate` makes it.
+    """02.3 The floating-point operations of one call of the model on `n` >= 1 tokens, as `generate` makes it.
 
     Counted are matrix products alone: (m, k) times (k, p) is 2 * m * k * p, a multiplication and an addition for each
     product. Norms, rotary, softmax, SiLU, sums and the embedding's look-up count as nothing. Attention counts in full:

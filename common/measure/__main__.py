@@ -1,4 +1,4 @@
-"""`python -m common.measure timings` measures this machine, `python -m common.measure plots` draws what was measured."""
+"""`python -m common.measure timings` measures this machine; `python -m common.measure plots` draws what is known."""
 import argparse
 import os
 import sys
@@ -46,7 +46,7 @@ def measure(out: Path) -> int:
     folder = out / mark["machine"]
     busy = os.getloadavg()[0]
     if busy > 0.5 * mark["cores"]:
-        print(f"This machine is busy (load {busy:.1f} on {mark['cores']} cores): close what else runs, or these timings "
+        print(f"This machine is busy (load {busy:.1f} on {mark['cores']} cores): close what else runs, or the timings "
               "will say more about that.", file=sys.stderr)
     try:
         new = run([*decoder_forward.points(DEVICE), *no_kv.points(DEVICE)], folder, mark)

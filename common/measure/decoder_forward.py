@@ -14,7 +14,8 @@ from common.model.checkpoint import load_model
 from common.model.generate import generate
 from common.model.llama import Llama
 
-TABLE = Table("decoder_forward", key=("task", "batch", "tokens", "new_tokens"), numbers=("time", "p05", "p95", "repeats"),
+TABLE = Table("decoder_forward", key=("task", "batch", "tokens", "new_tokens"),
+              numbers=("time", "p05", "p95", "repeats"),
               optional=("peer_time", "peer_p05", "peer_p95", "ratio"), words=("peer",))
 
 

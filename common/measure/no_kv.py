@@ -105,8 +105,8 @@ def measure(get_subject: Callable[[], Subject], output_length: int, at_least: in
     def generation(length: int) -> None:
         deque(generate(it.model, it.prompt, length), maxlen=0)  # no stop token: every run has the same length
 
-    times = time_one(lambda: generation(output_length), it.model.embed_tokens.weight.device, BUDGET, at_least, at_most=20,
-                     warm_up=lambda: generation(8))
+    device = it.model.embed_tokens.weight.device
+    times = time_one(lambda: generation(output_length), device, BUDGET, at_least, 20, warm_up=lambda: generation(8))
     return {
         "time": times.median, "p05": times.p05, "p95": times.p95, "repeats": len(times.seconds),
         "limit_seconds": limit_seconds(it, output_length),

@@ -33,7 +33,8 @@ def draw(name: str, folder: Path) -> Figure:
     if name not in FIGURES:
         raise TableError(f"{folder / name}.csv is no table of this course: move it out of data/timings.")
     table, picture = FIGURES[name]
-    return picture(read(table, folder))
+    with style.in_style():
+        return picture(read(table, folder))
 
 
 # --- Lesson 02 ---
@@ -68,7 +69,7 @@ def no_kv_times(rows: pd.DataFrame) -> Figure:
         panel.errorbar(n, group.time, yerr=spread, capsize=4, **style.MEASURED, label="measured (bars: p05 to p95)")
         panel.plot(n, group.limit_seconds, **style.LIMIT, label="limit: FLOPs or bytes at this machine's rates")
         panel.set(xscale="log", yscale="log", xlabel="output length n (tokens)", ylabel="whole generation (s)",
-                  title=f"{first.model}, {first.dtype}, prompt of {first.prompt_length} tokens\n"
+                  title=f"{first.model}, {first['dtype']}, prompt of {first.prompt_length} tokens\n"
                         f"{style.machine_name(first)}")
         panel.set_xticks(n, [str(length) for length in n])
         panel.minorticks_off()
@@ -81,21 +82,27 @@ def no_kv_times(rows: pd.DataFrame) -> Figure:
 
 
 def decoder_forward_times(rows: pd.DataFrame) -> Figure:
-    """Our decoder beside transformers', in milliseconds; the bars' ends say the ratio."""
-    figure, [panel] = style.new_figure()
+    """Our decoder beside transformers', in milliseconds, with the ratio of the medians."""
+    figure, [panel] = style.new_figure(height=4.6)
     at = np.arange(len(rows))[::-1]
-    peer = rows.peer[rows.peer_time.notna()].iloc[0] if rows.peer_time.notna().any() else rows.peer.iloc[0]
-    panel.barh(at + 0.2, 1e3 * rows.time, 0.4, **style.OURS, label="common/model",
-               xerr=1e3 * np.array([rows.time - rows.p05, rows.p95 - rows.time]), capsize=4)
-    panel.barh(at - 0.2, 1e3 * rows.peer_time.fillna(0), 0.4, **style.PEER, label=peer)
+    present = rows.peer_time.notna()
+    panel.errorbar(1e3 * rows.time, at + 0.12, xerr=1e3 * np.array([rows.time - rows.p05, rows.p95 - rows.time]),
+                   capsize=4, **style.MEASURED, label="common/model (bars: p05 to p95)")
+    if present.any():
+        peer = rows[present]
+        panel.errorbar(1e3 * peer.peer_time, at[present] - 0.12, capsize=4, **style.PEER, label=peer.peer.iloc[0],
+                       xerr=1e3 * np.array([peer.peer_time - peer.peer_p05, peer.peer_p95 - peer.peer_time]))
+    else:
+        panel.plot([], [], " ", label=rows.peer.iloc[0])
     for y, row in zip(at, rows.itertuples(), strict=True):
-        note = f"{1e3 * row.time:.3g} ms" + ("" if np.isnan(row.ratio) else f", {row.ratio:.2f} × theirs")
-        panel.text(1.15e3 * row.p95, y + 0.2, note, va="center", fontsize=12)
-    panel.set(xscale="log", xlabel="time (ms)", title=f"story-llama, float32\n{style.machine_name(rows.iloc[0])}")
-    panel.set_yticks(at, [f"{row.task}\n{row.batch} × {row.tokens} tokens" + f" + {row.new_tokens}" * (row.new_tokens != "0")
-                          for row in rows.itertuples()])
-    panel.set_xlim(right=panel.get_xlim()[1] * 6)
-    panel.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2, fontsize=12)
+        note = f"{1e3 * row.time:,.0f} ms" + f", {row.ratio:.2f} × theirs" * present.any()
+        panel.text(1e3 * row.time, y + 0.25, note, ha="center", fontsize=13)
+    tokens = rows.batch + " × " + rows.tokens + np.where(rows.new_tokens == "0", "", " + " + rows.new_tokens)
+    panel.set_yticks(at, rows.task + "\n" + tokens + " tokens")
+    low, high = 1e3 * rows.p05.min(), 1e3 * rows.p95.max()
+    panel.set(xscale="log", xlabel="time (ms)", xlim=(low / 3, high * 3), ylim=(-1.1, len(rows) - 0.4),
+              title=f"story-llama, float32\n{style.machine_name(rows.iloc[0])}")
+    panel.legend(loc="lower right", fontsize=12)
     return figure
 
 

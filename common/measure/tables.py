@@ -65,9 +65,7 @@ def read_rows(table: Table, folder: Path) -> list[dict[str, str]]:
         raise TableError(f"{file} cannot be read ({type(error).__name__}); {mend(file)}") from None
     heading, *rows = [row for row in csv.reader(io.StringIO(lines)) if row] or [[]]
     if heading != table.columns:
-        wrong = sorted(set(table.columns) ^ set(heading))
-        raise TableError(f"{file} is not a table of {table.name} (its heading differs{f' in {wrong[0]}' * bool(wrong)}); "
-                         f"{mend(file)}")
+        raise TableError(f"{file} is not a table of {table.name}: its heading has other columns; {mend(file)}")
     if not lines.endswith("\n") or any(len(row) != len(heading) for row in rows):
         raise TableError(f"{file} is cut short or has a row of the wrong length; {mend(file)}")
     rows = [dict(zip(heading, row, strict=True)) for row in rows]
