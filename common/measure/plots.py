@@ -95,7 +95,7 @@ def decoder_forward_times(rows: pd.DataFrame) -> Figure:
     else:
         panel.plot([], [], " ", label=rows.peer.iloc[0])
     for y, row in zip(at, rows.itertuples(), strict=True):
-        note = f"{1e3 * row.time:,.0f} ms" + f", {row.ratio:.2f} × theirs" * present.any()
+        note = f"{1e3 * row.time:,.0f} ms" + ("" if np.isnan(row.ratio) else f", {row.ratio:.2f} × theirs")
         panel.text(1e3 * row.time, y + 0.25, note, ha="center", fontsize=13)
     tokens = rows.batch + " × " + rows.tokens + np.where(rows.new_tokens == "0", "", " + " + rows.new_tokens)
     panel.set_yticks(at, rows.task + "\n" + tokens + " tokens")
