@@ -98,7 +98,8 @@ def time_call(model: Llama, n: int) -> float:
     return time_one(call, device, budget=1.0, at_least=3).median
 
 
-def measure(get_subject: Callable[[], Subject], output_length: int, at_least: int) -> dict[str, float | None]:
+def measure(get_subject: Callable[[], Subject], output_length: int, at_least: int = 1,
+            budget: float = BUDGET) -> dict[str, float | None]:
     """One row: the generation of `output_length` tokens, its limit and its prediction."""
     it = get_subject()
 
@@ -106,7 +107,7 @@ def measure(get_subject: Callable[[], Subject], output_length: int, at_least: in
         deque(generate(it.model, it.prompt, length), maxlen=0)  # no stop token: every run has the same length
 
     device = it.model.embed_tokens.weight.device
-    times = time_one(lambda: generation(output_length), device, BUDGET, at_least, 20, warm_up=lambda: generation(8))
+    times = time_one(lambda: generation(output_length), device, budget, at_least, 20, warm_up=lambda: generation(8))
     return {
         "time": times.median, "p05": times.p05, "p95": times.p95, "repeats": len(times.seconds),
         "limit_seconds": limit_seconds(it, output_length),
