@@ -126,7 +126,7 @@ with attempt("02.1"):
               f"model, of which {len(prompt) + new_tokens - 1} were new to it")
 
 # %% [markdown]
-# Four times the output, seven times the tokens: the prefix grows while you generate. Everything beyond the last figure of
+# Four times the output, more than five times the tokens: the prefix grows while you generate. Everything beyond the last figure of
 # each line is done again, with the same result as before. That is the waste that lesson 03 removes.
 #
 # ## Text that streams
@@ -220,11 +220,10 @@ with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), to
 with attempt("02.3"):
     lab = load_lab("no_kv_generation")
     print(f"one call on {n} tokens: {lab.forward_flops(config, n):,} FLOPs; torch counts {counter.get_total_flops():,}")
+    one, two, three = (lab.forward_flops(config, n) for n in (1, 2, 3))
+    quadratic = (three - 2 * two + one) // 2  # the factor of n * n: attention, and nothing else
     for n in (1, 100, 1000, 10_000):
-        without = n * (lab.forward_flops(config, 2) - lab.forward_flops(config, 1)
-                       - 12 * config.n_layers * config.n_heads * config.head_dim)  # all that grows with n alone
-        share = 1 - without / lab.forward_flops(config, n)
-        print(f"n = {n:6,}: {share:4.0%} of the operations are attention or logits")
+        print(f"n = {n:6,}: {quadratic * n * n / lab.forward_flops(config, n):4.0%} of the operations are attention")
 
 # %% [markdown]
 # A warning about counters: `sdpa_kernel(SDPBackend.MATH)` makes torch compute attention by the plain formula. Left to
@@ -265,7 +264,7 @@ with attempt("02.3", "02.4"):
 # %% [markdown]
 # ## Predict, then measure
 #
-# An H100 multiplies bf16 matrices at some 700 TFLOP/s, so 2048 tokens of Llama-3-8B should take about 50 s at best. At
+# An H100 multiplies bf16 matrices at some 700 TFLOP/s, so 2048 tokens of Llama-3-8B should take about 47 s at best. At
 # best: a call on few tokens takes a certain time however little it computes, because all weights must come out of memory,
 # and because hundreds of kernels have to be launched. So time two calls, one on a single token and a long one, and from
 # these predict everything between:
@@ -290,7 +289,7 @@ check("02.5")
 
 # %% [markdown]
 # Before you run the next cell, write down: by how much will 64 tokens take longer than 16 on your machine? Four times, or
-# seven, as the count of tokens above would have it? Then measure. (Its output differs from machine to machine, so nothing
+# more than five, as the count of tokens above would have it? Then measure. (Its output differs from machine to machine, so nothing
 # compares it.)
 
 # %% tags=["live"]
