@@ -16,7 +16,7 @@ ifneq ($(words $(VENV)),$(if $(VENV),1,0))
 $(error VENV may not hold a space, for make would read two names: give another folder, as in VENV=/tmp/lab)
 endif
 
-.PHONY: help lab work grade test stubs notebooks mutants model doctor reset clean
+.PHONY: help lab work grade test stubs notebooks mutants timings plots model doctor reset clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -59,6 +59,12 @@ notebooks: $(READY)  ## execute notebooks/source/*.py into notebooks/*.ipynb
 
 mutants: $(READY)  ## plant every known mistake, see its check find it, write docs/kill_matrix.md
 	@$(PYTHON) -m tests.kill_matrix
+
+timings: $(READY)  ## measure this machine into data/timings/; an interrupted run is taken up again
+	@$(PYTHON) -m common.measure timings
+
+plots: $(READY)  ## redraw every figure of data/plots/ from the CSVs of data/timings/
+	@$(PYTHON) -m common.measure plots
 
 model: $(READY)  ## train the story model again, on a GPU (MINUTES=10 for a piece)
 	@$(PYTHON) -m common.model.train $(if $(MINUTES),--minutes $(MINUTES))

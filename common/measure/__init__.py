@@ -1,0 +1,8 @@
+"""Timings and figures. `make timings` measures this machine, `make plots` draws all that was ever measured.
+
+Read stamp, timing and ceilings (how one number comes about), then tables and run (how it is kept), then no_kv and
+decoder_forward (what is measured), then style and plots.
+"""
+from common import ROOT
+
+TIMINGS, PLOTS = ROOT / "data" / "timings", ROOT / "data" / "plots"

@@ -1,0 +1,43 @@
+"""Measure point after point, keep each one as soon as it is known, and take up what an earlier run left."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.measure.tables import Table, append, measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row to be: what it is called, and how to measure the rest of it."""
+
+    table: Table
+    key: dict[str, str | int]
+    measure: Callable[[], dict]
+
+    def __str__(self) -> str:
+        return f"{self.table.name}: {' '.join(map(str, self.key.values()))}"
+
+
+class Interrupted(Exception):
+    """Ctrl-C between or within points; the message says what is kept."""
+
+
+def run(points: list[Point], folder: Path, stamp: dict) -> int:
+    """Measure the points that the tables in `folder` lack, with a progress bar. Returns how many those were.
+
+    Raises TableError before anything is measured if a table is damaged, and Interrupted on Ctrl-C.
+    """
+    done = {table: measured(table, folder) for table in {point.table for point in points}}
+    open_points = [point for point in points if point.table.key_of(point.key) not in done[point.table]]
+    with tqdm(total=len(points), initial=len(points) - len(open_points), unit="point") as bar:
+        try:
+            for point in open_points:
+                bar.set_description(str(point))
+                append(point.table, folder, point.key | point.measure() | stamp)
+                bar.update()
+        except KeyboardInterrupt:
+            raise Interrupted(f"Stopped: {bar.n} of {len(points)} points are measured and kept in {folder}. The same "
+                              "command goes on with the rest.") from None
+    return len(open_points)

@@ -1,0 +1,76 @@
+"""The one clock of the course: everything that is timed is timed by `time_each` or `time_one`."""
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+Function = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """The seconds that each repeat took."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def p05(self) -> float:
+        return float(np.percentile(self.seconds, 5))
+
+    @property
+    def p95(self) -> float:
+        return float(np.percentile(self.seconds, 95))
+
+
+def time_one(function: Function, device: torch.device, budget: float = 2.0, at_least: int = 1, at_most: int = 100,
+             warm_up: Function | None = None) -> Times:
+    """Time one function; see `time_each`."""
+    return time_each([function], device, budget, at_least, at_most, warm_up)[0]
+
+
+def time_each(functions: list[Function], device: torch.device, budget: float = 2.0, at_least: int = 1,
+              at_most: int = 100, warm_up: Function | None = None) -> list[Times]:
+    """Time functions in turn, round after round, so that whatever else the machine does meets all of them alike.
+
+    `warm_up` is called first (by default each function is, once). Rounds go on until `budget` seconds have been spent,
+    but for `at_least` and for no more than `at_most` of them.
+    """
+    for function in [warm_up] if warm_up else functions:
+        function()
+    seconds: list[list[float]] = [[] for _ in functions]
+    start = time.perf_counter()
+    while len(seconds[0]) < at_least or (len(seconds[0]) < at_most and time.perf_counter() - start < budget):
+        for function, so_far in zip(functions, seconds, strict=True):
+            so_far.append(time_on_gpu(function, device) if device.type == "cuda" else time_on_cpu(function))
+    return [Times(tuple(one)) for one in seconds]
+
+
+def time_on_cpu(function: Function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def time_on_gpu(function: Function, device: torch.device) -> float:
+    """Between two events of the GPU's own clock, with nothing of an earlier repeat left in its L2 cache."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    flush_buffer(device).zero_()
+    torch.cuda.synchronize(device)
+    begin.record()
+    function()
+    end.record()
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / 1e3
+
+
+@cache
+def flush_buffer(device: torch.device) -> torch.Tensor:
+    """Memory twice as large as the L2 cache: writing it drives everything else out."""
+    return torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.uint8, device=device)
