@@ -15,10 +15,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from common import labs_folder
-from common.checks import find_lesson
+from common.checks import find_lesson, lessons
 from common.checks.exercise import Check, Exercise, Lesson
 from common.checks.run import LabError, perform
 from common.checks.wire import MAX_BYTES, pack, unpack
+
+lessons()  # imported once, by the fork server, and not again by every worker
 
 STARTUP_SECONDS = 120
 MEMORY = 6 * 1024**3  # bytes of address space beyond what the imports already take (CPU only; CUDA maps far more)
