@@ -20,7 +20,11 @@ from common import ROOT, STORY_LLAMA, model_folder
 SPARABLE = {
     "jupyterlab": "make lab: notebooks in a browser",
     "nbval": "make grade: running the notebooks",
+    "ipykernel": "notebooks, and checking their outputs",
+    "nbformat": "make test: of the notebooks",
+    "nbclient": "make notebooks: authors only",
     "jupytext": "make notebooks: authors only",
+    "jsonschema": "make test: of the grader",
     "ruff": "make test: the style check",
 }
 LINUX_CONTAINER = 'docker run -it --rm -v "$PWD:/lab" -w /lab python:3.11 make VENV=.venv-linux grade'
