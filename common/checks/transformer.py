@@ -89,8 +89,8 @@ PARTS = SimpleNamespace(rms_norm=rms_norm, rotate=rotate, causal_attention=causa
 
 
 class NormCheck(Check):
-    # Largest error, relative to the value: 3.5e-7, 9.5e-4 and 7.6e-3.
-    rtol = {torch.float32: 3.5e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+    # Largest error, relative to the value: 3.0e-7, 9.5e-4 and 7.6e-3.
+    rtol = {torch.float32: 3e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         return {"out": lab.rms_norm(inputs["x"], inputs["weight"], inputs["eps"])}
@@ -120,7 +120,7 @@ class NormsEachRowByItself(NormCheck):
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n, dim = integer(rng, 3, 20), integer(rng, 17, 300)
-        sizes = 2.0 ** torch.arange(n)[:, None] / 16  # every row twice as large as the one above
+        sizes = 2.0 ** torch.arange(n)[:, None]  # every row twice as large as the one above
         return {"x": (sizes * randn(rng, n, dim)).to(dtype), "weight": (2 + randn(rng, dim)).to(dtype), "eps": 1e-6}
 
 
@@ -154,8 +154,8 @@ class NormsInFloat32(NormCheck):
 
 
 class RotateCheck(Check):
-    # Largest error: 9.8e-5 (at position 500 the angle itself is no finer in float32), 2.0e-3 and 1.6e-2.
-    atol = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.16}
+    # Largest error: 5.7e-6, and for positions above 2048 in 16 bits 2.0e-3 and 1.6e-2.
+    atol = {torch.float32: 6e-5, torch.float16: 2e-2, torch.bfloat16: 0.16}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         return {"out": lab.rotate(inputs["x"], inputs["positions"], inputs["theta"])}
@@ -203,7 +203,8 @@ class TurnsByThePositionsGiven(RotateCheck):
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n = integer(rng, 6, 30)
         positions = torch.from_numpy(rng.permutation(np.append(rng.integers(40, 500, n - 1), 0)))
-        return {**draw_heads(rng, n, dtype), "positions": positions}
+        x = randn(rng, n, integer(rng, 1, 5), 2)  # single pairs, so that wrong ones are left to another check
+        return {"x": x.to(dtype), "positions": positions, "theta": 10_000.0}
 
 
 class SeesDistanceOnly(Check):
@@ -673,6 +674,7 @@ def story_model(device: str = "cpu") -> Llama:
 class TellsTheStory(Check):
     name = "tells the story as the course's own decoder does, with every part yours"
     points = 3
+    seconds = 60  # takes 0.2; torch's threads slow one another down on a busy machine
     tokens = 12
     gap = 1e-3  # an exact tie aside, two float32 engines differ by about 1e-5 in the story model's logits
     mistake = "any part of 01.1 to 01.6 that is not yet right: their own checks say which"

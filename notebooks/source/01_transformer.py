@@ -521,8 +521,8 @@ def choose_rotary(config):
 with attempt("01.1", "01.2", "01.3", "01.4"):
     try:
         lab = load_lab("transformer")
-        its_tokenizer = Tokenizer(model_folder())
         real = load_model(model_folder(), parts=Parts(norm=YourNorm, rotary=choose_rotary, mlp=YourSwiGLU))
+        its_tokenizer = Tokenizer(model_folder())
         begins = "none" if its_tokenizer.bos_id is None else its_tokenizer.tokenizer.id_to_token(its_tokenizer.bos_id)
         for fact, value in {
             "H / KH / D": f"{real.config.n_heads} / {real.config.n_kv_heads} / {real.config.head_dim}",
