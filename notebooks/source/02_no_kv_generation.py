@@ -17,10 +17,12 @@
 # is. What is inside the model is lesson 01; here it is enough to know which matrices it holds. No GPU.
 #
 # ```
-#  call 1   [The red kite]                              -> was         3 tokens through the model
-#  call 2   [The red kite was]                          -> in          4
-#  call 3   [The red kite was in]                       -> the         5
-#  call 4   [The red kite was in the]                   -> orchard     6
+#  tokens   through the model                      next token
+#
+#    3      [The red kite]                         -> was
+#    4      [The red kite was]                     -> in
+#    5      [The red kite was in]                  -> the
+#    6      [The red kite was in the]              -> orchard
 #            ^^^^^^^^^^^^ the prompt, four times
 # ```
 #
