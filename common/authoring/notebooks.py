@@ -136,7 +136,8 @@ def reference_environment(folder: str) -> dict[str, str]:
     """This process's environment, turned to the worked solutions on a CPU and shielded from the user's settings."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("MODEL", "SEED", "MPLBACKEND")}
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    ours = {"LABS": "solutions", "TRITON_INTERPRET": "1", "PYTHONPATH": python_path, "IPYTHONDIR": f"{folder}/.ipython"}
+    ours = {"LABS": "solutions", "TRITON_INTERPRET": "1", "PYTHONPATH": python_path, "IPYTHONDIR": f"{folder}/.ipython",
+            "OMP_NUM_THREADS": "1"}  # sums are made in the same order on every machine, and at once on a busy one
     return inherited | ours
 
 

@@ -46,6 +46,7 @@ def run_gate(lesson: Lesson, staging: Path) -> GateResult:
     environment = {
         **os.environ, "LABS": str(labs_folder()), "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT),
         "GATE_REPORT": str(report), "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",  # as when the outputs were stored, so that sums are made in the same order
     }
     environment.pop("MODEL", None)  # the stored outputs are the story model's
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "common.grader.nbval_plugin",
