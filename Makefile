@@ -57,8 +57,9 @@ stubs: $(READY)  ## write labs/ from solutions/; changed labs are kept
 notebooks: $(READY)  ## execute notebooks/source/*.py into notebooks/*.ipynb
 	@$(PYTHON) -m common.authoring notebooks
 
-mutants: $(READY)  ## plant every known mistake, see its check find it, write docs/kill_matrix.md
+mutants: $(READY)  ## see every planted mistake found (docs/kill_matrix.md) and every right solution pass 50 times
 	@$(PYTHON) -m tests.kill_matrix
+	@SEEDS=50 $(PYTHON) -m pytest -q tests/test_alternatives.py
 
 timings: $(READY)  ## measure this machine into data/timings/; an interrupted run is taken up again
 	@$(PYTHON) -m common.measure timings
