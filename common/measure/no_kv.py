@@ -2,10 +2,12 @@
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common import STORY_LLAMA
 from common.measure.ceilings import measure_ceilings
@@ -95,7 +97,17 @@ def time_call(model: Llama, n: int) -> float:
     def call() -> int:
         return greedy(model.logits(model(token_ids, positions, CausalAttention())[-1:]))
 
-    return time_one(call, device, budget=1.0, at_least=3).median
+    with steady_attention():
+        return time_one(call, device, budget=1.0, at_least=3).median
+
+
+def steady_attention() -> AbstractContextManager:
+    """Attention without cuDNN, which torch may prefer on a GPU and which builds a plan for each new shape.
+
+    Every call of this generation has another length. In a first trial on an H100, with torch's own choice, a length
+    cost some 50 ms when it first came and a tenth of that later; such plans are the likely cause.
+    """
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def measure(get_subject: Callable[[], Subject], output_length: int, at_least: int = 1,
@@ -107,7 +119,8 @@ def measure(get_subject: Callable[[], Subject], output_length: int, at_least: in
         deque(generate(it.model, it.prompt, length), maxlen=0)  # no stop token: every run has the same length
 
     device = it.model.embed_tokens.weight.device
-    times = time_one(lambda: generation(output_length), device, budget, at_least, 20, warm_up=lambda: generation(8))
+    with steady_attention():
+        times = time_one(lambda: generation(output_length), device, budget, at_least, 20, warm_up=lambda: generation(8))
     return {
         "time": times.median, "p05": times.p05, "p95": times.p95, "repeats": len(times.seconds),
         "limit_seconds": limit_seconds(it, output_length),

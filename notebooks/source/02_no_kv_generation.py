@@ -323,8 +323,8 @@ for machine in ("epyc-2-cores", "h100"):
             f"Seconds of a whole generation without a cache against output length on {machine}, both axes logarithmic: "
             "measured points on a fitted quadratic, the prediction, and the limit below both.")))
         table = rows[["model", "output_length", "time", "predicted", "limit_seconds", "repeats"]].assign(
-            measured_over_limit=rows.time / rows.limit_seconds)
-        print(f"{machine}, seconds:\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")
+            measured_over_limit=(rows.time / rows.limit_seconds).map("{:,.1f}".format))
+        print(f"{machine}, seconds:", table.to_string(index=False, float_format="{:.3g}".format), "", sep="\n")
         for name, one in rows.groupby("model", sort=False):
             print(f"{name}: time = {plots.describe_fit(plots.fit_times(one))}, for n new tokens")
 
