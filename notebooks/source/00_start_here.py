@@ -288,7 +288,7 @@ with attempt("00.3"):
 # Production engines (vLLM, SGLang, TensorRT-LLM) are the same loop at heart: model, choose, append. What they add is what
 # the stairs in the picture above show.
 #
-# **Next**: run `make grade LAB=00` in a terminal. Then open `01_transformer.ipynb`, once it has been written.
+# **Next**: run `make grade LAB=00` in a terminal. Then open `01_transformer.ipynb`.
 #
 # **Sources**: greedy and other decoding, Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*; teacher
 # forcing, Williams and Zipser 1989, *A Learning Algorithm for Continually Running Fully Recurrent Neural Networks*;

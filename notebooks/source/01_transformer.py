@@ -558,7 +558,7 @@ with attempt("01.1", "01.2", "01.3", "01.4"):
 # gate with up into one matrix; they lay q, k and v into one projection, and take attention from FlashAttention or FlashInfer.
 # They sample on the GPU for all requests at once, without sorting where only the largest few are asked for.
 #
-# **Next**: `make grade LAB=01` in a terminal, then `02_no_kv_generation.ipynb`, once it has been written.
+# **Next**: `make grade LAB=01` in a terminal, then `02_no_kv_generation.ipynb`.
 #
 # **Sources**: attention, Vaswani et al. 2017, *Attention Is All You Need*; the decoder's shape, Touvron et al. 2023, *LLaMA: Open
 # and Efficient Foundation Language Models*; RMSNorm, Zhang and Sennrich 2019, *Root Mean Square Layer Normalization*; rotary, Su
