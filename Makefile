@@ -24,7 +24,7 @@ help:  ## list what make can do
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  LAB=03              grade or reset one lesson only"
+	@echo "  LAB=02              grade or reset one lesson only"
 	@echo "  LABS=solutions      work on the reference, or on any other folder of lab files"
 	@echo "  SEED=7              draw the grader's inputs from this seed, to repeat a failure"
 	@echo "  MODEL=/path         speak through another Llama folder in Hugging Face layout"

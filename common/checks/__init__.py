@@ -1,7 +1,7 @@
 """Exercises and their checks. `check("00.1")` is what the notebooks call."""
 import importlib
-import re
 from functools import cache
+from textwrap import indent
 
 from common import ROOT
 from common.checks.exercise import Check, Exercise, Lesson
@@ -62,7 +62,10 @@ def check(id: str, seed: int | None = None) -> None:
         print(f"{id} {exercise.symbol}: all {len(passed)} checks pass (self-check; `make grade` gives the points).")
         return
     print(f"{id} {exercise.symbol}: {len(passed)} of {len(outcomes)} checks pass (self-check).")
+    explained = False
     for outcome in outcomes:
         print(f"  {'✓' if outcome.status == 'passed' else '✗'} {outcome.check.name}")
-        if outcome.message:
-            print(re.sub(r"^", "      ", outcome.message, flags=re.MULTILINE))
+        if outcome.message and not explained:  # later failures are mostly the first one's, and their advice misleads
+            print(indent(outcome.message, "      "))
+            explained = True
+    print(f'Mend the first ✗ first. check("{id}", seed={seed}) repeats these inputs.')

@@ -348,7 +348,7 @@ class LeavesOutTheUnfinished(KeepsCharactersWhole):
     name = "leaves out a character that is never finished"
     points = 1
     mistake = "flushes the held-back bytes as U+FFFD when the ids end"
-    advice = "If the ids end inside a character (max_new_tokens was reached), what is held back is dropped."
+    advice = "If the ids end inside a character, drop that one alone: whole characters before it belong to the text."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         data = draw_text(rng, 3, LETTERS).encode() + "🪁".encode()[: rng.integers(1, 4)]

@@ -186,7 +186,8 @@ class PairsTheHalves(RotateCheck):
     points = 2
     draws = 4
     mistake = "pairs neighbours, or takes other frequencies"
-    advice = "Pair i is x[..., i] and x[..., i + D/2]: x.chunk(2, dim=-1) gives both halves. i runs from 0 to D/2 - 1."
+    advice = ("Pair i is x[..., i] and x[..., i + D/2]: x.chunk(2, dim=-1) gives both halves. i runs from 0 to D/2 - "
+              "1, and its speed is theta ** (-2 * i / D): mind the 2.")
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n = integer(rng, 5, 30)

@@ -26,7 +26,7 @@ def main() -> None:
         seed = int(os.environ["SEED"]) if os.environ.get("SEED") else new_seed()
         labs_folder()
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"{error} (LAB is a lesson's number such as 00, LABS a folder, SEED a whole number)")
+        sys.exit(f"{error} (LAB is a lesson's number such as 00, LABS a folder, SEED a whole number.)")
     start = time.monotonic()
     graded: list[Graded] = []
     gates: list[GateResult] = []
@@ -70,4 +70,7 @@ def grade(lesson: Lesson, device: str, seed: int) -> Iterator[Graded]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. What was graded so far is in grade/results.json.")

@@ -101,7 +101,8 @@ print([tokenizer.tokenizer.id_to_token(id) for id in tokenizer.encode("Where is 
 check("00.1")
 
 # %% [markdown]
-# Now the model speaks with *your* choice: the last argument of `generate` is the `choose` of the loop above.
+# Now the model speaks with *your* choice: the last argument of `generate` is the `choose` of the loop above. The loop hands
+# over one row, so a wrong choice of row would not be heard here; the check has many rows.
 
 # %%
 from textwrap import fill
@@ -245,8 +246,8 @@ print(f"3 * 1024 - 2500 = {3 * 1024 - 2500}")
 
 # %% [markdown]
 # No error: the vector is right, and 572 numbers of somebody else's are gone. Those *guard margins* stand around the
-# inputs and outputs of every kernel check in this course. Around inputs they hold NaN, so that a stray load shows in the
-# result.
+# inputs and outputs of every kernel check in this course. Around inputs they hold NaN, so that a stray load shows where its
+# value reaches the result. (One that is loaded and then not stored shows nowhere here; on a GPU it may end the program.)
 #
 # On a CPU, Triton's *interpreter* runs your kernel as Python, block by block: slow, but the same code as on a GPU, and
 # `print` works in it.

@@ -219,7 +219,7 @@ with attempt("01.2"):
 # <code>torch.ones(N, N, dtype=torch.bool).triu(diagonal=1)</code> is true where j &gt; i, and <code>masked_fill</code> puts
 # -inf there.</details>
 # <details><summary>Passing the first check but failing the second?</summary>From the second on there are more than four
-# tokens, and q, k and v are slices of a wider tensor, as a real engine hands them over: <code>.view</code> fails there, and
+# tokens, and q, k and v are slices of a wider tensor, as a real engine hands them over: <code>.view</code> may fail there, and
 # <code>.reshape</code> does not.</details>
 # <details><summary>Right with one head, wrong with more?</summary>A scale of <code>sqrt(H * D)</code> is right for H = 1.
 # Heads 0, 1, 0, 1 instead of 0, 0, 1, 1 are right for KH = 1 and for KH = H.</details>
@@ -433,7 +433,7 @@ with attempt("01.8"):
     figure.axes[0].set_ylabel("probability; share of 1000")
     figure.axes[2].legend()
     show(figure, "Three bar charts of the nine likeliest next tokens. At temperature 0.5 the first two take more than half; "
-                 "at 1 they have an eighth each; at 2 all nine are nearly alike. Dots show the shares of drawn tokens: "
+                 "at 1 they have an eighth each; at 2 all are below 0.06. Dots show the shares of drawn tokens: "
                  "a little above their bars, for top_p has given them what it took from the tail, and zero where it cut.")
 
 # %% [markdown]

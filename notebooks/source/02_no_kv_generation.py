@@ -330,12 +330,14 @@ for machine in ("epyc-2-cores", "h100"):
 
 # %% [markdown]
 # How to read it: each point is a whole generation, and its distance from the dashed line is what a better engine could
-# gain without doing less. The curve bends upwards because every token makes all later ones dearer. A prediction that lies
-# below the points has left something out: operations that are no products, products too small to run at full rate.
+# gain without doing less. On the CPU the curve bends upwards because every token makes all later ones dearer. A prediction
+# that lies clearly below the points has left something out: operations that are no products, products too small to run at
+# full rate. Points and predictions that change places by a few per cent are noise.
 #
 # On the H100 the story model lies hundreds of times above its limit. There a call takes about 4.6 ms whether it sees one
 # token or hundreds: the arithmetic is over in microseconds, and the rest goes by while Python starts one small operation
-# after the other. A larger model hides that.
+# after the other. A larger model hides that. Each bar there reaches up to one slow run, several times the median: likely
+# the first, in which libraries prepare for lengths that they have not met.
 #
 # ## Where this loses
 #
