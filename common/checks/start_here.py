@@ -6,14 +6,11 @@ import torch
 
 from common.checks.compare import expect_close, expect_equal
 from common.checks.counters import Launches
+from common.checks.draw import randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.checks.guard import guarded_input, guarded_output, stray_writes
 
 HALF_TOO = {"cpu": (torch.float32, torch.float16), "cuda": (torch.float32, torch.float16, torch.bfloat16)}
-
-
-def randn(rng: np.random.Generator, *shape: int) -> torch.Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 # 00.1 -----------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common import STORY_LLAMA
 from common.checks.compare import expect_close, expect_equal, expect_like
+from common.checks.draw import randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.device import DEVICE
 from common.model.attention import CausalAttention
@@ -25,10 +26,6 @@ from common.model.checkpoint import load_model
 from common.model.evaluate import fresh_stories
 from common.model.llama import Config, Llama
 from common.model.tokenizer import Tokenizer
-
-
-def randn(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 def integer(rng: np.random.Generator, low: int, high: int) -> int:
