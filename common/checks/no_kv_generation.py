@@ -1,8 +1,6 @@
 """Lesson 02: checks of plain generation, of streaming, and of what both are computed to cost."""
-import random
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import accumulate
 from types import ModuleType
 
@@ -12,41 +10,17 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import STORY_LLAMA
 from common.checks.compare import expect_close, expect_equal
+from common.checks.draw import draw_config
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
+from common.checks.oracle import CPU, draw_clear_prompt, oracle, story_model
 from common.device import DEVICE
 from common.measure import limits
 from common.model.attention import CausalAttention
-from common.model.checkpoint import load_model
 from common.model.generate import greedy
 from common.model.llama import Config, Llama
-from common.model.storyworld import story
-from common.model.tokenizer import Tokenizer
 
 # 02.1 -----------------------------------------------------------------------------------------------------------------
-
-CPU = torch.device("cpu")
-CLEAR = 1e-3  # two logits closer than this may change places between two right float32 computations
-
-
-@cache
-def story_model(device: torch.device) -> Llama:
-    return load_model(STORY_LLAMA, device=device)
-
-
-def oracle(model: Llama, prompt_ids: list[int], new_tokens: int) -> tuple[list[int], float]:
-    """Greedy tokens of the model, and the smallest lead that a chosen logit had over the second best."""
-    token_ids, lead = list(prompt_ids), float("inf")
-    for _ in range(new_tokens):
-        with torch.inference_mode():
-            hidden = model(torch.tensor(token_ids), torch.arange(len(token_ids)), CausalAttention())
-            logits = model.logits(hidden[-1:])
-            best, second = logits[0].topk(2).values.tolist()
-            token_ids.append(greedy(logits))
-        lead = min(lead, best - second)
-    return token_ids[len(prompt_ids):], lead
-
 
 class TellsAStory(Check):
     name = "continues a story as the oracle does"
@@ -56,12 +30,7 @@ class TellsAStory(Check):
     new_tokens = 12
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        tokenizer = Tokenizer(STORY_LLAMA)
-        while True:
-            prompt_ids = tokenizer.encode(story(random.Random(int(rng.integers(1 << 30))), tokens=80).text)[:32]
-            tokens, lead = oracle(story_model(CPU), prompt_ids, self.new_tokens)
-            if lead > CLEAR and not tokenizer.stop_ids & set(tokens):
-                return {"prompt_ids": prompt_ids}
+        return {"prompt_ids": draw_clear_prompt(rng, 32, self.new_tokens)}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         tokens = lab.generate(story_model(DEVICE), inputs["prompt_ids"], self.new_tokens, frozenset(), greedy)
@@ -376,14 +345,6 @@ class StreamsAtOnce(StreamCheck):
 
 
 # 02.3 and 02.4 --------------------------------------------------------------------------------------------------------
-
-def draw_config(rng: np.random.Generator) -> dict[str, int]:
-    """No two numbers related: heads that do not fill the width, grouped keys, odd sizes."""
-    kv_heads = int(rng.integers(1, 4))
-    return {"vocab_size": int(rng.integers(30, 200)), "dim": int(rng.integers(10, 60)),
-            "n_layers": int(rng.integers(2, 5)), "n_heads": kv_heads * int(rng.integers(2, 5)), "n_kv_heads": kv_heads,
-            "head_dim": 2 * int(rng.integers(2, 12)), "ffn_dim": int(rng.integers(20, 150))}
-
 
 def counted_flops(config: dict[str, int], n: int) -> int:
     """What torch counts when a model of this shape runs on n tokens and scores the last. Nothing is computed."""

@@ -49,7 +49,7 @@ def measure(out: Path) -> int:
         print(f"This machine is busy (load {busy:.1f} on {mark['cores']} cores): close what else runs, or the timings "
               "will say more about that.", file=sys.stderr)
     try:
-        new = run([*decoder_forward.points(DEVICE), *no_kv.points(DEVICE)], folder, mark)
+        new, left_out = run([*decoder_forward.points(DEVICE), *no_kv.points(DEVICE)], folder, mark)
     except TableError as error:
         print(error, file=sys.stderr)
         return 1
@@ -57,11 +57,11 @@ def measure(out: Path) -> int:
         print(stopped, file=sys.stderr)
         return 130
     report(folder)
-    if new:
-        print(f"{new} new points in {folder}. Next: make plots")
+    if new or left_out:
+        print(f"{new} new points in {folder}, {left_out} left out. Next: make plots")
     else:
         print(f"All points of {folder} were measured before: move a CSV away to measure it anew. Next: make plots")
-    return 0
+    return 1 if left_out else 0
 
 
 def report(folder: Path) -> None:

@@ -1,34 +1,26 @@
 """Lesson 02: the seconds of a generation without a cache, against its length."""
-import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common import STORY_LLAMA
+from common.measure import models
 from common.measure.ceilings import measure_ceilings
 from common.measure.limits import forward_flops, weight_bytes
 from common.measure.run import Point
 from common.measure.tables import Table
 from common.measure.timing import time_one
 from common.model.attention import CausalAttention
-from common.model.checkpoint import load_model
 from common.model.generate import generate, greedy
-from common.model.llama import Config, Llama
-from common.model.storyworld import story
-from common.model.tokenizer import Tokenizer
+from common.model.llama import Llama
 
 TABLE = Table("no_kv_times", key=("model", "dtype", "prompt_length", "output_length"),
               numbers=("time", "p05", "p95", "repeats", "limit_seconds", "matmul_flops_per_second",
                        "copy_bytes_per_second", "call_flops_per_second", "call_seconds"), optional=("predicted",))
 PROMPT_LENGTH = 64
 BUDGET = 10.0  # seconds of repeats at one point
-LLAMA_3_8B = Config(vocab_size=128_256, dim=4096, n_layers=32, n_heads=32, n_kv_heads=8, head_dim=128, ffn_dim=14_336,
-                    rope_theta=500_000.0, max_positions=8192)
 
 
 @dataclass(frozen=True)
@@ -42,42 +34,19 @@ class Subject:
 
 
 def points(device: torch.device) -> list[Point]:
-    """On a CPU the story model alone; on a GPU the 8B model's shape too, with random weights."""
-    on_gpu = device.type == "cuda"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    lengths = (128, 256, 512, 1024, 2048) if on_gpu else (16, 32, 64, 128, 256)
-    models = ("story-llama", "llama-3-8b-shape") if on_gpu else ("story-llama",)
-    return [Point(TABLE, {"model": model, "dtype": str(dtype).removeprefix("torch."), "prompt_length": PROMPT_LENGTH,
-                          "output_length": length},
-                  partial(measure, partial(subject, model, dtype, device, PROMPT_LENGTH + max(lengths)), length,
-                          1 if model == "llama-3-8b-shape" else 3))
-            for model in models for length in lengths]
+    lengths = (128, 256, 512, 1024, 2048) if device.type == "cuda" else (16, 32, 64, 128, 256)
+    return [Point(TABLE, {"model": name, "dtype": str(models.dtype_on(device)).removeprefix("torch."),
+                          "prompt_length": PROMPT_LENGTH, "output_length": length},
+                  partial(measure, partial(subject, name, device, PROMPT_LENGTH + max(lengths)), length,
+                          1 if name == "llama-3-8b-shape" else 3))
+            for name in models.names(device) for length in lengths]
 
 
 @cache
-def subject(name: str, dtype: torch.dtype, device: torch.device, longest: int) -> Subject:
+def subject(name: str, device: torch.device, longest: int) -> Subject:
     """Load or make the model, and time the two calls and the two ceilings that limit and prediction rest on."""
-    if name == "story-llama":
-        model = load_model(STORY_LLAMA, dtype, device)
-        text = story(random.Random("timings"), tokens=2 * PROMPT_LENGTH).text
-        prompt = Tokenizer(STORY_LLAMA).encode(text)[:PROMPT_LENGTH]
-    else:
-        model = random_model(LLAMA_3_8B, dtype, device)
-        rng = random.Random("timings")
-        prompt = [rng.randrange(LLAMA_3_8B.vocab_size) for _ in range(PROMPT_LENGTH)]
-    return characterise(model, prompt, longest)
-
-
-def random_model(config: Config, dtype: torch.dtype, device: torch.device) -> Llama:
-    """A model of this shape that has learned nothing: its speed does not depend on the numbers."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            torch.manual_seed(0)
-            return Llama(config).to(device).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(before)
+    model = models.model_named(name, device)
+    return characterise(model, models.random_prompt(model, PROMPT_LENGTH), longest)
 
 
 def characterise(model: Llama, prompt: list[int], longest: int) -> Subject:
@@ -97,17 +66,7 @@ def time_call(model: Llama, n: int) -> float:
     def call() -> int:
         return greedy(model.logits(model(token_ids, positions, CausalAttention())[-1:]))
 
-    with steady_attention():
-        return time_one(call, device, budget=1.0, at_least=3).median
-
-
-def steady_attention() -> AbstractContextManager:
-    """Attention without cuDNN, which torch may prefer on a GPU and which builds a plan for each new shape.
-
-    Every call of this generation has another length. In a first trial on an H100, with torch's own choice, a length
-    cost some 50 ms when it first came and a tenth of that later; such plans are the likely cause.
-    """
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return time_one(call, device, budget=1.0, at_least=3).median
 
 
 def measure(get_subject: Callable[[], Subject], output_length: int, at_least: int = 1,
@@ -119,8 +78,7 @@ def measure(get_subject: Callable[[], Subject], output_length: int, at_least: in
         deque(generate(it.model, it.prompt, length), maxlen=0)  # no stop token: every run has the same length
 
     device = it.model.embed_tokens.weight.device
-    with steady_attention():
-        times = time_one(lambda: generation(output_length), device, budget, at_least, 20, warm_up=lambda: generation(8))
+    times = time_one(lambda: generation(output_length), device, budget, at_least, 20, warm_up=lambda: generation(8))
     return {
         "time": times.median, "p05": times.p05, "p95": times.p95, "repeats": len(times.seconds),
         "limit_seconds": limit_seconds(it, output_length),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.checks.lab import explain
 from common.measure.tables import Table, append, measured
 
 
@@ -24,20 +25,29 @@ class Interrupted(Exception):
     """Ctrl-C between or within points; the message says what is kept."""
 
 
-def run(points: list[Point], folder: Path, stamp: dict) -> int:
-    """Measure the points that the tables in `folder` lack, with a progress bar. Returns how many those were.
+def run(points: list[Point], folder: Path, stamp: dict) -> tuple[int, int]:
+    """Measure the points that the tables in `folder` lack, with a progress bar. Returns how many are new, and left out.
 
-    Raises TableError before anything is measured if a table is damaged, and Interrupted on Ctrl-C.
+    A point whose lab is unfinished or broken is left out, with one sentence, and does not stop the others. Raises
+    TableError before anything is measured if a table is damaged, and Interrupted on Ctrl-C.
     """
+    new = left_out = 0
     done = {table: measured(table, folder) for table in {point.table for point in points}}
     open_points = [point for point in points if point.table.key_of(point.key) not in done[point.table]]
     with tqdm(total=len(points), initial=len(points) - len(open_points), unit="point") as bar:
         try:
             for point in open_points:
                 bar.set_description(str(point))
-                append(point.table, folder, point.key | point.measure() | stamp)
+                try:
+                    row = point.measure()
+                except Exception as error:
+                    bar.write(f"{point} is left out. {explain(error)}")
+                    left_out += 1
+                    continue
+                append(point.table, folder, point.key | row | stamp)
+                new += 1
                 bar.update()
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped: {bar.n} of {len(points)} points are measured and kept in {folder}. The same "
                               "command goes on with the rest.") from None
-    return len(open_points)
+    return new, left_out

@@ -253,7 +253,7 @@ with attempt("02.3"):
 check("02.4")
 
 # %%
-from common.measure.no_kv import LLAMA_3_8B
+from common.model.shapes import LLAMA_3_8B
 
 with attempt("02.3", "02.4"):
     lab = load_lab("no_kv_generation")
