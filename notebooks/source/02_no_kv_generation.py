@@ -313,7 +313,7 @@ print(rows[["output_length", "time", "predicted", "limit_seconds", "repeats"]].r
 # %%
 from IPython.display import Image, display
 
-from common.measure import TIMINGS, plots, style, tables
+from common.measure import TIMINGS, no_kv_plot, plots, style, tables
 
 for machine in ("epyc-2-cores", "h100"):
     folder = TIMINGS / machine
@@ -326,7 +326,7 @@ for machine in ("epyc-2-cores", "h100"):
             measured_over_limit=(rows.time / rows.limit_seconds).map("{:,.1f}".format))
         print(f"{machine}, seconds:", table.to_string(index=False, float_format="{:.3g}".format), "", sep="\n")
         for name, one in rows.groupby("model", sort=False):
-            print(f"{name}: time = {plots.describe_fit(plots.fit_times(one))}, for n new tokens")
+            print(f"{name}: time = {no_kv_plot.describe_fit(no_kv_plot.fit_times(one))}, for n new tokens")
 
 # %% [markdown]
 # How to read it: each point is a whole generation, and its distance from the dashed line is what a better engine could
