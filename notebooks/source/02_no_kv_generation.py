@@ -334,10 +334,14 @@ for machine in ("epyc-2-cores", "h100"):
 # that lies clearly below the points has left something out: operations that are no products, products too small to run at
 # full rate. Points and predictions that change places by a few per cent are noise.
 #
-# On the H100 the story model lies hundreds of times above its limit. There a call takes about 4.6 ms whether it sees one
+# On the H100 the story model lies hundreds of times above its limit. There a call takes some 4 ms whether it sees one
 # token or hundreds: the arithmetic is over in microseconds, and the rest goes by while Python starts one small operation
-# after the other. A larger model hides that. Each bar there reaches up to one slow run, several times the median: likely
-# the first, in which libraries prepare for lengths that they have not met.
+# after the other. The 8B shape starts more of them, and no call of it is shorter than about 19 ms, although its weights
+# could be read in 5.4 ms. It hides that once it has enough to compute: four times its limit at 128 tokens, twice at 2048.
+#
+# A tale from measuring: in our first run each *new* length cost some 50 ms more than one that had come before. That was
+# cuDNN, which torch prefers on this GPU, planning its attention anew for each shape. A generation without a cache never
+# has the same shape twice, so the course leaves cuDNN out (`common/device.py`).
 #
 # ## Where this loses
 #
