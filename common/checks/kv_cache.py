@@ -1,7 +1,8 @@
 """Lesson 03: checks of the cache, of attention and generation on it, and of what both are computed to cost."""
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from common.checks.compare import expect_close, expect_equal, expect_like
 from common.checks.draw import draw_config, randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
+from common.checks.lab import explain
 from common.checks.no_kv_generation import counted_flops
 from common.checks.oracle import CPU, draw_clear_prompt, oracle, story_model
 from common.device import DEVICE
@@ -31,6 +33,15 @@ def draw_chunks(rng: np.random.Generator, count: int, longest: int = 6) -> list[
 
 def new_cache(lab: ModuleType, inputs: Values) -> object:
     return lab.KVCache(Config(**inputs["config"]), inputs["capacity"], inputs["k"].dtype, DEVICE)
+
+
+def steps_of(inputs: Values) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Each step of the plan: the layer, how many tokens it holds so far, and the new keys and values."""
+    held = [0] * len(inputs["k"])
+    for layer, n in inputs["plan"]:
+        start, end = held[layer], held[layer] + n
+        held[layer] = end
+        yield layer, start, inputs["k"][layer, start:end], inputs["v"][layer, start:end]
 
 
 class CacheCheck(Check):
@@ -56,27 +67,33 @@ class CacheCheck(Check):
                 "k": randn(rng, *shape).to(dtype), "v": randn(rng, *shape).to(dtype)}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        cache, held, keys, values = new_cache(lab, inputs), {}, [], []
-        for layer, n in inputs["plan"]:
-            start = held.get(layer, 0)
-            held[layer] = start + n
-            returned = cache.append(layer, *strided(*(inputs[name][layer, start:start + n] for name in "kv")))
+        cache, keys, values = new_cache(lab, inputs), [], []
+        for layer, _, k, v in steps_of(inputs):
+            returned = cache.append(layer, *strided(k, v))
             keys.append(returned[0].clone())
             values.append(returned[1].clone())
         return {"keys": keys, "values": values}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
-        held = {}
-        for (layer, n), keys, values in zip(inputs["plan"], outputs["keys"], outputs["values"], strict=True):
-            before = held.get(layer, 0)
-            held[layer] = total = before + n
-            for name, got in (("keys", keys), ("values", values)):
-                expect_equal(f"{name} of layer {layer}, {n} added to {before}", got, inputs[name[0]][layer, :total])
+        for step, (layer, start, k, _) in enumerate(steps_of(inputs)):
+            for name in ("keys", "values"):
+                want = inputs[name[0]][layer, :start + len(k)]
+                expect_equal(f"{name} of layer {layer}, {len(k)} added to {start}", outputs[name][step], want)
 
 
 def strided(k: Tensor, v: Tensor) -> Iterable[Tensor]:
     """The same as slices of one (N, 2 KH, D), as a fused projection gives them: not contiguous."""
     return torch.cat((k, v), dim=1).split(k.shape[1], dim=1)
+
+
+def or_error(drive: Callable[[], Values]) -> Values:
+    """What `drive` gives, or what was raised in it: where an error is the mistake that a check looks for."""
+    try:
+        return drive() | {"error": ""}
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return {"error": explain(error)}
 
 
 class HoldsOneChunk(CacheCheck):
@@ -118,11 +135,10 @@ class HasLength(CacheCheck):
     cpu = cuda = (torch.float32,)
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        cache, held = new_cache(lab, inputs), [0] * inputs["config"]["n_layers"]
+        cache = new_cache(lab, inputs)
         lengths = [cache.length]
-        for layer, n in inputs["plan"]:
-            cache.append(layer, *(inputs[name][layer, held[layer]:held[layer] + n] for name in "kv"))
-            held[layer] += n
+        for layer, _, k, v in steps_of(inputs):
+            cache.append(layer, k, v)
             lengths.append(cache.length)
         return {"lengths": lengths}
 
@@ -142,14 +158,15 @@ class ReturnsViews(CacheCheck):
               "return slices of them: no torch.cat, no clone, no indexing by a list.")
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        cache, held = new_cache(lab, inputs), {}
+        return or_error(partial(self.look_at_memory, lab, inputs))
+
+    def look_at_memory(self, lab: ModuleType, inputs: Values) -> Values:
+        cache = new_cache(lab, inputs)
         first = (cache.keys, cache.values)
         places = [(at.data_ptr(), at.untyped_storage().data_ptr()) for at in first]
         moved = copied = 0
-        for layer, n in inputs["plan"]:
-            start = held.get(layer, 0)
-            held[layer] = start + n
-            returned = cache.append(layer, *(inputs[name][layer, start:start + n] for name in "kv"))
+        for layer, _, k, v in steps_of(inputs):
+            returned = cache.append(layer, k, v)
             for memory, place, view in zip((cache.keys, cache.values), places, returned, strict=True):
                 moved += (memory.data_ptr(), memory.untyped_storage().data_ptr()) != place
                 copied += (view.data_ptr(), view.stride()) != (memory[layer].data_ptr(), memory[layer].stride())
@@ -158,6 +175,8 @@ class ReturnsViews(CacheCheck):
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         config = inputs["config"]
+        if outputs["error"]:
+            raise Mismatch(f"keys and values are no tensors of (n_layers, capacity, KH, D): {outputs['error']}")
         shape = [config["n_layers"], inputs["capacity"], config["n_kv_heads"], config["head_dim"]]
         expect_equal("shapes of keys and values", outputs["shapes"], [shape, shape])
         expect_equal("dtypes of keys and values", outputs["dtypes"], 2 * [str(inputs["k"].dtype)])
@@ -177,12 +196,7 @@ class FillsUp(CacheCheck):
         return inputs | {"capacity": inputs["k"].shape[1]}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        try:
-            return super().drive(lab, inputs) | {"error": ""}
-        except NotImplementedError:
-            raise
-        except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+        return or_error(partial(super().drive, lab, inputs))
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         if outputs["error"]:
@@ -211,29 +225,30 @@ class RefusesTooMuch(Check):
         for at in range(inputs["config"]["n_layers"]):  # the others hold one token more
             cache.append(at, k[:held + (at != layer)], v[:held + (at != layer)])
         before = [bits(memory) for memory in (cache.keys, cache.values)]
-        length, error, message = cache.length, "nothing", ""
+        length, raised, message = cache.length, "nothing", ""
         try:
             cache.append(layer, k[held:], v[held:])
-        except Exception as raised:
-            error, message = type(raised).__name__, str(raised)
+        except Exception as error:
+            raised, message = type(error).__name__, str(error)
         changed = sum(int((bits(now) != then).sum())
                       for now, then in zip((cache.keys, cache.values), before, strict=True))
-        outputs = {"error": error, "message": message, "changed": changed, "lengths": [length, cache.length]}
-        if error == "ValueError":
-            end = inputs["capacity"]
-            outputs["keys"], outputs["values"] = cache.append(layer, k[held:end], v[held:end])
-        return outputs
+        outputs = {"raised": raised, "message": message, "changed": changed, "lengths": [length, cache.length]}
+        end = inputs["capacity"]
+        return outputs | or_error(lambda: dict(zip(
+            ("keys", "values"), cache.append(layer, k[held:end], v[held:end]), strict=True)))
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         held, asked, capacity = inputs["held"], inputs["asked"], inputs["capacity"]
         what = f"{asked} tokens for layer {inputs['layer']}, which holds {held} of {capacity}"
-        if outputs["error"] != "ValueError":
-            raise Mismatch(f"{what}: raised {outputs['error']}, want a ValueError")
+        if outputs["raised"] != "ValueError":
+            raise Mismatch(f"{what}: raised {outputs['raised']}, want a ValueError")
         expect_equal(f"{what}: bytes of keys and values that were changed", outputs["changed"], 0)
         expect_equal(f"{what}: length before and after", outputs["lengths"], 2 * [held])
         missing = {held, asked, capacity} - {int(number) for number in re.findall(r"\d+", outputs["message"])}
         if missing:
             raise Mismatch(f"{what}: the message {outputs['message']!r} lacks {sorted(missing)}")
+        if outputs["error"]:
+            raise Mismatch(f"{what}: afterwards what fits is refused too. {outputs['error']}")
         for name in ("keys", "values"):
             expect_equal(f"{what}: {name}, after what fits was appended instead", outputs[name],
                          inputs[name[0]][:capacity])
@@ -252,11 +267,8 @@ class SharesNothing(CacheCheck):
     cpu = cuda = (torch.float32,)
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        caches, held, keys, values = [new_cache(lab, inputs) for _ in range(2)], {}, [], []
-        for layer, n in inputs["plan"]:
-            start = held.get(layer, 0)
-            held[layer] = start + n
-            k, v = (inputs[name][layer, start:start + n] for name in "kv")
+        caches, keys, values = [new_cache(lab, inputs) for _ in range(2)], [], []
+        for layer, _, k, v in steps_of(inputs):
             returned = caches[0].append(layer, k, v)
             caches[1].append(layer, -k, -v)  # another request, which comes right after
             keys.append(returned[0].clone())
@@ -680,6 +692,9 @@ class StartsAfresh(ForcedCheck):
     advice = "Make the cache inside generate, anew for each call of it: what one request wrote is none of another's."
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
+        return or_error(partial(self.generate_three, lab, inputs))
+
+    def generate_three(self, lab: ModuleType, inputs: Values) -> Values:
         model, prompt_ids = small_model(inputs, DEVICE), inputs["prompt_ids"]
         choosers = [Chooser(inputs["choices"]) for _ in range(3)]
         first, second, third = (lab.generate(model, ids, len(inputs["choices"]), frozenset(), choose) for ids, choose
@@ -691,6 +706,8 @@ class StartsAfresh(ForcedCheck):
         return {"logits": [choose.logits for choose in choosers]}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
+        if outputs["error"]:
+            raise Mismatch(f"two generations in turn, and a third: {outputs['error']}")
         forwards, backwards = inputs["prompt_ids"], inputs["prompt_ids"][::-1]
         cases = (forwards, ", beside another"), (backwards, ", beside another"), (forwards, ", after two others")
         for (prompt_ids, what), logits in zip(cases, outputs["logits"], strict=True):
@@ -773,8 +790,8 @@ class CountsBytesExactly(BytesCheck):
     advice = "Multiply whole numbers: a float has 53 bits, and the caches of a data centre are larger than that."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        config = SQUARE | {"n_layers": 3, "n_kv_heads": 1, "head_dim": 126}
-        return {"config": config, "tokens": 2 * int(rng.integers(1 << 52, 1 << 53)) + 1, "bytes_per_element": 1}
+        odd = 2 * int(rng.integers(1 << 52, 1 << 53)) + 1
+        return {"config": SQUARE | {"n_layers": 3}, "tokens": odd, "bytes_per_element": 1}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         one = counted_elements(inputs["config"], 1, 0)
@@ -945,7 +962,7 @@ LESSON = Lesson("03", "kv_cache", "The KV cache", minutes=75, exercises=(
     Exercise("03.2", "Attention on a cache", "CachedAttention", minutes=15, difficulty=3,
              checks=(AttendsCold(), DecodesOneToken(), MasksWarmChunks(), SharesKeyHeads(), AppendsOncePerLayer())),
     Exercise("03.3", "Generate, sending each token once", "generate", minutes=15, difficulty=2,
-             checks=(GivesTheNextToken(), TellsAStory(), GivesPlainLogits(), SendsEachTokenOnce(), ContinuesPositions(),
+             checks=(GivesTheNextToken(), SendsEachTokenOnce(), ContinuesPositions(), TellsAStory(), GivesPlainLogits(),
                      EndsAtAStopToken(), KeepsToTheMaximum(), ScoresOneRow(), YieldsAtOnce(), ReservesWhatItNeeds(),
                      StartsAfresh(), RemembersALongStory()),
              refused=("common.model.generate.generate",)),

@@ -208,7 +208,8 @@ check("03.2")
 # <details><summary>Hint 2</summary>Ask for <code>cache.length</code> <em>before</em> the call: within it the cache
 # grows.</details>
 # <details><summary>Passing the first check but failing the second?</summary>The first wants one token, which the prefill
-# alone gives. The second needs the cache: is it the same one in every call, and are positions going on?</details>
+# alone gives. The second looks at what is sent afterwards: one token per call, the one chosen last, and none after the
+# last choice.</details>
 
 # %%
 check("03.3")
