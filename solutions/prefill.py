@@ -192,6 +192,7 @@ class PackedCache:
             self.keys[layer], self.values[layer] = k, v
             return self.prefill(layer, q, k, v)
         # BEGIN GIVEN
+        # # From here on something is wrong.
         # self.keys[layer] = torch.cat((self.keys[layer], k))
         # self.values[layer] = torch.cat((self.values[layer], v))
         # added = (len(self.keys[layer]) - self.cu_seqlens[-1]) // len(q)  # new tokens of each request so far
