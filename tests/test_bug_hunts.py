@@ -27,7 +27,7 @@ def with_broken_code(name):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("name, id", hunts())
+@pytest.mark.parametrize("name, id", list(hunts()))
 def test_the_broken_code_passes_no_check(name, id, random_seed):
     lesson = find_lesson(id[:2])
     exercise = next(exercise for exercise in lesson.exercises if exercise.id == id)
