@@ -19,6 +19,7 @@ from common.measure import (
     no_kv,
     no_kv_plot,
     plots,
+    prefill,
     roofline,
     run,
     single_batch,
@@ -206,6 +207,41 @@ def test_a_cached_generation_makes_a_full_row_beside_its_peer(subject, monkeypat
     assert single_batch.measure(lambda: it, 6, plan)["peer_time"] is None, "longer than the peer is timed"
 
 
+def test_a_batch_makes_a_full_row_beside_its_peer(subject, monkeypatch):
+    monkeypatch.setenv("LABS", "solutions")
+    plan = single_batch.Plan(longest=5, longest_of_peer=5, at_least=2, budget=0.0)
+    it = single_batch.Subject(subject, models.peer_of(subject.model), "transformers")
+    row = prefill.measure(lambda: it, [3, 9, 1], plan)
+    assert set(row) == {*prefill.NUMBERS, *prefill.PEER, *prefill.DIFFERENT.words}
+    assert None not in row.values() and row["code"] == "solutions" and row["repeats"] == 2
+    assert (row["prompt_tokens"], row["padded_tokens"]) == (13, 27)
+    assert row["tokens_per_s"] == pytest.approx(3 * 4 / row["decode_s"])
+    absent = prefill.measure(lambda: single_batch.Subject(subject, None, "transformers absent: why"), [3, 9], plan)
+    assert absent["peer"].endswith("why") and absent["decode_ratio"] is None
+
+
+def test_a_batch_of_one_has_the_limits_of_a_single_generation(subject):
+    rates = *subject.limit_of_call, subject.model.embed_tokens.weight.element_size()
+    alone = prefill.limits(subject.model.config, [len(subject.prompt)], 5, *rates)
+    assert sum(alone) == pytest.approx(single_batch.limit_seconds(subject, 5))
+    three = prefill.limits(subject.model.config, 3 * [len(subject.prompt)], 5, *rates)
+    assert all(one <= many <= 3 * one for one, many in zip(alone, three, strict=True)), "weights are read once for all"
+
+
+def test_prompts_differ_and_larger_batches_begin_as_smaller_ones():
+    assert prefill.prompt_lengths(4, different=False) == [512] * 4
+    different = prefill.prompt_lengths(64, different=True)
+    assert different[:8] == prefill.prompt_lengths(8, different=True)
+    assert min(different) >= 32 and max(different) <= 512 and len(set(different)) > 48
+
+
+def test_an_unfinished_batch_engine_is_not_timed(subject, monkeypatch, tmp_path):
+    (tmp_path / "prefill.py").write_text(make_stub((ROOT / "solutions" / "prefill.py").read_text(), "prefill"))
+    monkeypatch.setenv("LABS", str(tmp_path))
+    with pytest.raises(NotImplementedError, match="04."):
+        prefill.measure(lambda: single_batch.Subject(subject, None, "absent"), [3, 9], single_batch.PATIENT)
+
+
 def test_an_unfinished_engine_is_not_timed(subject, monkeypatch, tmp_path):
     solution = (ROOT / "solutions" / "kv_cache.py").read_text()
     (tmp_path / "kv_cache.py").write_text(make_stub(solution, "kv_cache"))
@@ -248,7 +284,8 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        for point in [*no_kv.points(device), *decoder_forward.points(device), *single_batch.points(device)]:
+        for point in [*no_kv.points(device), *decoder_forward.points(device), *single_batch.points(device),
+                      *prefill.points(device)]:
             assert tuple(point.key) == point.table.key
         plain, cached = ({tuple(point.key.values()) for point in topic.points(device)}
                          for topic in (no_kv, single_batch))
@@ -280,6 +317,11 @@ def timings(tmp_path):
         rest = dict.fromkeys(single_batch.TABLE.optional) | {"peer": "transformers absent: no module", "code": "labs"}
         tables.append(single_batch.TABLE, folder, {"model": "m", "dtype": "float32", "prompt_length": 64,
                                                    "output_length": n} | numbers | rest | mark)
+    for size in (1, 2, 4):
+        numbers = dict.fromkeys(prefill.NUMBERS, 1.0 * size) | {"padded_tokens": 2.0 * size}
+        rest = dict.fromkeys(prefill.PEER) | {"peer": "transformers absent: no module", "code": "labs"}
+        for table in (prefill.UNIFORM, prefill.DIFFERENT):
+            tables.append(table, folder, {"model": "m", "dtype": "float32", "batch_size": size} | numbers | rest | mark)
     for task in ("forward", "generate"):
         numbers = {"time": 2.0, "p05": 1.0, "p95": 3.0, "repeats": 5}
         peer = dict.fromkeys(decoder_forward.TABLE.optional) | {"peer": "transformers absent: no such module"}
@@ -316,7 +358,8 @@ def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
     no_kv.TABLE.file(timings / "toy").write_text("damaged")
     (timings / "toy" / "foreign.csv").write_text("a,b\n1,2\n")
     written, problems = plots.draw_all(timings, tmp_path / "plots")
-    assert [file.name for file in written] == ["decoder_forward.png"]
+    undamaged = {name for name, (needed, _) in plots.FIGURES.items() if no_kv.TABLE not in needed}
+    assert {file.stem for file in written} == undamaged
     assert len(problems) == 2 and "foreign.csv" in problems[0] and "no_kv_times.csv" in problems[1]
 
 

@@ -12,6 +12,8 @@ from common.measure import (
     decoder_forward_plot,
     no_kv,
     no_kv_plot,
+    prefill,
+    prefill_plot,
     single_batch,
     single_batch_plot,
     style,
@@ -22,6 +24,8 @@ from common.measure.tables import Table, TableError, read
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
     "time_comparison": ((single_batch.TABLE, no_kv.TABLE), single_batch_plot.draw),
+    "uniform_prefill": ((prefill.UNIFORM,), prefill_plot.draw),
+    "prefill_comparison": ((prefill.DIFFERENT,), prefill_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
