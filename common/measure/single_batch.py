@@ -39,7 +39,7 @@ class Plan:
 
 
 PATIENT = Plan(longest=2048, longest_of_peer=2048, at_least=3, budget=10)
-ON_GPU = {"story-llama": Plan(longest=2048, longest_of_peer=512, at_least=2, budget=5),
+ON_GPU = {"story-llama": Plan(longest=2048, longest_of_peer=512, at_least=1, budget=2),
           "llama-3-8b-shape": Plan(longest=1024, longest_of_peer=256, at_least=1, budget=1)}
 
 

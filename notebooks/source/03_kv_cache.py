@@ -102,11 +102,11 @@ for layer, (one, two) in enumerate(both):
 # generation can need at most, once, and write into it:
 #
 # ```
-#  keys[layer]      held                            capacity
-#  [ k0 | k1 | k2 | k3 | k4 |  .  |  .  |  .  |  .  ]
-#                            ^^^^^^^^^^^
-#  append N = 2 tokens:      start = 5 : end = 7         self.keys[layer, 5:7] = k
-#  returned:                 keys[layer, :7]             a view: no copy, and no new memory
+#  keys[layer]    | k0 | k1 | k2 | k3 | k4 |    |    |    |    |     holds 5, capacity 9
+#
+#  append N = 2                            | k5 | k6 |               keys[layer, 5:7] = k
+#
+#  returned       | k0 | k1 | k2 | k3 | k4 | k5 | k6 |               keys[layer, :7], a view: nothing is copied
 # ```
 #
 # Two details decide whether it works. *Each layer counts for itself*: in the middle of a call layer 0 already has the new
@@ -232,7 +232,7 @@ with attempt("03.3"):
         prompt = tokenizer.encode(told.text[: question.position])
         answer = tokenizer.decode(lab.generate(model, prompt, 12, {newline}, greedy))
         plain = tokenizer.decode(plain_generate(model, prompt, 12, {newline}))
-        print(f"{question.text} With the cache:{answer}. Without:{plain}. The story says: {question.answer}.")
+        print(f"{question.text}\n    with the cache:{answer}; without:{plain}; the story says: {question.answer}")
 
 # %% [markdown]
 # What did it save? Count what went through the model, as in lesson 02:
@@ -277,7 +277,8 @@ with attempt("03.1", "03.2"):
         answer = [read(chunk)]
         while answer[-1] != newline:
             answer.append(read(answer[-1:]))
-        print(f"{before:3} tokens in the cache, {len(chunk):2} more read. {question.text}{tokenizer.decode(answer[:-1])}")
+        print(f"{before:3} tokens in the cache, {len(chunk):2} more read. {question.text}",
+              tokenizer.decode(answer[:-1]).strip())
         start = question.position + len(f" {question.answer}")
     print(f"{cache.length} tokens went through the model; reading the story anew for each question takes {reread}.")
 
@@ -415,14 +416,17 @@ def time_decode(held):
 
 with attempt("03.1", "03.2", "03.5"), torch.inference_mode():
     lab = load_lab("kv_cache")
-    prefills = [roofline.Spot(f"n = {n}", *lab.call_cost(config, n, 0, 4), time_prefill(n)) for n in (4, 16, 64, 256, 1024)]
-    decodes = [roofline.Spot(f"T = {held}", *lab.call_cost(config, 1, held, 4), time_decode(held)) for held in (16, 1500)]
+    prefills = [roofline.Spot(f"n = {n}", *lab.call_cost(config, n, 0, 4), time_prefill(n))
+                for n in (4, 16, 64, 256, 1024)]
+    decodes = [roofline.Spot(f"T = {held}", *lab.call_cost(config, 1, held, 4), time_decode(held))
+               for held in (16, 1500)]
     with style.in_style():
         figure = roofline.draw("Calls of the story model, float32, on this machine", ceilings,
                                {"prefill of n tokens": prefills, "decode of one token, T held": decodes})
     display(Image(style.png(figure), alt=(
-        "Attained GFLOP/s against arithmetic intensity, both axes logarithmic: decode lies far to the left, under the slope "
-        "of the memory bandwidth; prefills lie further right and higher the longer they are, towards the flat roof.")))
+        "Attained GFLOP/s against arithmetic intensity, both axes logarithmic: decode lies far to the left, under the "
+        "slope of the memory bandwidth; prefills lie further right and higher the longer they are, towards the flat "
+        "roof.")))
     print(f"this machine: {ceilings.flops_per_second / ceilings.bytes_per_second:.1f} operations per byte; "
           f"prefill of 256: {prefills[3].intensity:.0f}; decode: {decodes[0].intensity:.1f}")
 
@@ -464,7 +468,8 @@ with attempt("03.3", "03.6"):
 
     def time_generation(prompt_length, new_tokens):
         prompt = tokenizer.encode(told.text * 3)[:prompt_length]
-        return time_one(lambda: list(lab.generate(model, prompt, new_tokens, (), greedy)), cpu, budget=1.0, at_least=3).median
+        times = time_one(lambda: list(lab.generate(model, prompt, new_tokens, (), greedy)), cpu, budget=1.0, at_least=3)
+        return times.median
 
     rates = forward_flops(config, 256) / time_prefill(256), ceilings.bytes_per_second, time_decode(1)
     rows = []
@@ -490,12 +495,13 @@ for machine in ("epyc-2-cores", "h100"):
     if single_batch.TABLE.file(folder).exists() and no_kv.TABLE.file(folder).exists():
         cached, plain = (tables.read(table, folder) for table in (single_batch.TABLE, no_kv.TABLE))
         display(Image(style.png(plots.draw("time_comparison", folder)), alt=(
-            f"Seconds of a whole generation against output length on {machine}, both axes logarithmic: without a cache the "
-            "curve bends upwards, with it the points lie lower the longer the output and follow the prediction; "
-            "transformers' points and the limit are drawn as well.")))
+            f"Seconds of a whole generation against output length on {machine}, both axes logarithmic: without a cache "
+            "the curve bends upwards; with it the points rise more slowly, near the prediction. transformers' points "
+            "and the limit below all are drawn as well.")))
         key = ["model", "dtype", "prompt_length", "output_length"]
         rows = cached.merge(plain[[*key, "time"]], on=key, how="left", suffixes=("", "_no_cache"))
-        table = rows[["model", "output_length", "time_no_cache", "time", "predicted", "limit_seconds", "peer_time"]].assign(
+        shown = ["model", "output_length", "time_no_cache", "time", "predicted", "limit_seconds", "peer_time"]
+        table = rows[shown].assign(
             gain=(rows.time_no_cache / rows.time).map("{:.1f}".format),
             decode_ms_per_token=(1e3 * rows.decode_s / (rows.output_length.astype(int) - 1)).map("{:.2f}".format),
             decode_over_peers=rows.decode_ratio.map("{:.2f}".format))
