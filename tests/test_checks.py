@@ -3,6 +3,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from common.checks import attempt, check, lessons, load_lab
 from common.checks.compare import expect_close, expect_equal
-from common.checks.counters import counted
+from common.checks.counters import Operations, counted
 from common.checks.exercise import Mismatch
 from common.checks.guard import guarded_input, guarded_output, stray_writes
+from common.checks.oracle import CLEAR, CPU, draw_prompt, first_departure, oracle, story_model
 from common.checks.refuse import Refused, refusing
 from common.checks.wire import NotPlain, pack, unpack
 from common.model.attention import CausalAttention
@@ -92,6 +94,29 @@ def test_model_calls_and_tokens_are_counted():
             model(torch.zeros(n, dtype=torch.long), torch.arange(n), CausalAttention())
     model(torch.zeros(1, dtype=torch.long), torch.arange(1), CausalAttention())
     assert (cost.model_calls, cost.tokens) == (2, 8)
+
+
+def test_operations_and_their_largest_result_are_counted():
+    x = torch.ones(3, 4)
+    with Operations() as operations, torch.inference_mode():
+        (x.T @ x + 1).sum()
+    assert (operations.count, operations.largest) == (4, 16)  # a view, a product, an addition, a sum
+    x + 1
+    assert operations.count == 4
+
+
+# The oracle --------------------
+
+
+def test_the_first_departure_from_the_oracle_is_found():
+    prompt = draw_prompt(np.random.default_rng(5), 20)
+    tokens, lead = oracle(story_model(CPU), prompt, 6)
+    assert lead > CLEAR, "another prompt, please"
+    assert first_departure(story_model(CPU), prompt, tokens) is None
+    assert first_departure(story_model(CPU), prompt, []) is None
+    for place in range(6):
+        wrong = [*tokens[:place], (tokens[place] + 1) % 100, *tokens[place + 1:]]
+        assert first_departure(story_model(CPU), prompt, wrong) == (place, tokens[place])
 
 
 # A learner's file --------------------

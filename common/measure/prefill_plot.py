@@ -2,6 +2,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from common.measure import style
 
@@ -15,13 +16,16 @@ def draw(rows: pd.DataFrame) -> Figure:
         draw_decode(decode, group)
         first, sizes = group.iloc[0], group.batch_size.astype(int)
         for panel, what in ((prefill, "prefill"), (decode, "decode")):
-            panel.set(xscale="log", yscale="log", xlabel="batch size (requests)",
+            panel.set(xscale="log", xlabel="batch size (requests)",
                       title=f"{what}: {first.model}, {first['dtype']}\n{style.machine_name(first)}")
             panel.set_xticks(sizes, [str(size) for size in sizes])
             panel.minorticks_off()
             panel.legend(loc="upper left", fontsize=12)
-            low, high = panel.get_ylim()
-            panel.set_ylim(low, high * (high / low) ** 0.7)  # room for the legend
+        top = (group.prompt_tokens / group.limit_prefill_s).max()
+        prefill.set_ylim(0, 1.7 * top)  # room for the legend
+        prefill.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        low, high = decode.get_ylim()
+        decode.set(yscale="log", ylim=(low, high * (high / low) ** 0.4))
     return figure
 
 
@@ -53,4 +57,4 @@ def draw_decode(panel: Axes, rows: pd.DataFrame) -> None:
     panel.plot(sizes, rows.tokens_per_s, **style.MEASURED, label=f"slots ({rows.code.iloc[0]})")
     decoded = sizes * (rows.new_tokens - 1)
     panel.plot(sizes, decoded / rows.limit_decode_s, **style.LIMIT, label="limit: FLOPs or bytes")
-    panel.set_ylabel("new tokens per second")
+    panel.set(yscale="log", ylabel="new tokens per second")
