@@ -222,9 +222,9 @@ def test_a_batch_makes_a_full_row_beside_its_peer(subject, monkeypatch):
 
 def test_a_batch_of_one_has_the_limits_of_a_single_generation(subject):
     rates = *subject.limit_of_call, subject.model.embed_tokens.weight.element_size()
-    alone = prefill.limits(subject.model.config, [len(subject.prompt)], 5, *rates)
+    alone = limits.generation_limits(subject.model.config, [len(subject.prompt)], 5, *rates)
     assert sum(alone) == pytest.approx(single_batch.limit_seconds(subject, 5))
-    three = prefill.limits(subject.model.config, 3 * [len(subject.prompt)], 5, *rates)
+    three = limits.generation_limits(subject.model.config, 3 * [len(subject.prompt)], 5, *rates)
     assert all(one <= many <= 3 * one for one, many in zip(alone, three, strict=True)), "weights are read once for all"
 
 

@@ -1,9 +1,10 @@
 """Cost without a clock: model calls, tokens that went through a model, torch operations, kernel launches."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +30,37 @@ def counted(model: nn.Module) -> Iterator[Cost]:
     hook = model.register_forward_pre_hook(count, with_kwargs=True)
     try:
         yield cost
+    finally:
+        hook.remove()
+
+
+@dataclass
+class Calls:
+    """What a generation asks of a model, call after call."""
+
+    sent: list[list[int]] = field(default_factory=list)
+    positions: list[list[int]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # of hidden states that `model.logits` is given
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[Calls]:
+    """Write down all calls of a packed-token `model`, and of its `logits`, inside a `with` block."""
+    calls, score = Calls(), model.logits
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = dict(zip(("token_ids", "positions", "attention"), args, strict=False)) | kwargs
+        calls.sent.append(given["token_ids"].tolist())
+        calls.positions.append(given["positions"].tolist())
+
+    def note_rows(hidden: Tensor) -> Tensor:
+        calls.rows.append(len(hidden))
+        return score(hidden)
+
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with patch.object(model, "logits", note_rows):
+            yield calls
     finally:
         hook.remove()
 

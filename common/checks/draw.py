@@ -1,4 +1,4 @@
-"""What `draw` functions of several lessons need."""
+"""What checks of several lessons draw, and how they hand it to a lab."""
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,3 +15,15 @@ def draw_config(rng: np.random.Generator) -> dict[str, int]:
     return {"vocab_size": int(rng.integers(30, 200)), "dim": int(rng.integers(10, 60)),
             "n_layers": int(rng.integers(2, 5)), "n_heads": kv_heads * int(rng.integers(2, 5)), "n_kv_heads": kv_heads,
             "head_dim": 2 * int(rng.integers(2, 12)), "ffn_dim": int(rng.integers(20, 150))}
+
+
+def draw_qkv(rng: np.random.Generator, rows: tuple[int, ...], heads: tuple[int, int, int],
+             dtype: torch.dtype) -> dict[str, Tensor]:
+    """q, k and v of shape (*rows, heads, D); `heads` are query heads, key/value heads and D."""
+    h, kh, d = heads
+    return {name: randn(rng, *rows, number, d).to(dtype) for name, number in (("q", h), ("k", kh), ("v", kh))}
+
+
+def as_slices(*parts: Tensor) -> list[Tensor]:
+    """The same (N, heads, D) tensors as slices of one, as a fused projection gives them: not contiguous."""
+    return list(torch.cat(parts, dim=1).split([part.shape[1] for part in parts], dim=1))

@@ -1,7 +1,6 @@
 """Lesson 03: checks of the cache, of attention and generation on it, and of what both are computed to cost."""
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 
@@ -11,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.checks.compare import expect_close, expect_equal, expect_like
-from common.checks.draw import draw_config, randn
+from common.checks.counters import watched
+from common.checks.draw import as_slices, draw_config, draw_qkv, randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
-from common.checks.lab import explain
+from common.checks.lab import explain, raised_by
 from common.checks.no_kv_generation import counted_flops
-from common.checks.oracle import CPU, draw_clear_prompt, oracle, story_model
+from common.checks.oracle import CPU, StoryCheck
 from common.device import DEVICE
 from common.measure import limits
 from common.model.attention import CausalAttention
-from common.model.generate import greedy
 from common.model.llama import Config, Llama
 from common.model.shapes import random_model
 
@@ -69,7 +68,7 @@ class CacheCheck(Check):
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         cache, keys, values = new_cache(lab, inputs), [], []
         for layer, _, k, v in steps_of(inputs):
-            returned = cache.append(layer, *strided(k, v))
+            returned = cache.append(layer, *as_slices(k, v))
             keys.append(returned[0].clone())
             values.append(returned[1].clone())
         return {"keys": keys, "values": values}
@@ -79,11 +78,6 @@ class CacheCheck(Check):
             for name in ("keys", "values"):
                 want = inputs[name[0]][layer, :start + len(k)]
                 expect_equal(f"{name} of layer {layer}, {len(k)} added to {start}", outputs[name][step], want)
-
-
-def strided(k: Tensor, v: Tensor) -> Iterable[Tensor]:
-    """The same as slices of one (N, 2 KH, D), as a fused projection gives them: not contiguous."""
-    return torch.cat((k, v), dim=1).split(k.shape[1], dim=1)
 
 
 def or_error(drive: Callable[[], Values]) -> Values:
@@ -225,11 +219,8 @@ class RefusesTooMuch(Check):
         for at in range(inputs["config"]["n_layers"]):  # the others hold one token more
             cache.append(at, k[:held + (at != layer)], v[:held + (at != layer)])
         before = [bits(memory) for memory in (cache.keys, cache.values)]
-        length, raised, message = cache.length, "nothing", ""
-        try:
-            cache.append(layer, k[held:], v[held:])
-        except Exception as error:
-            raised, message = type(error).__name__, str(error)
+        length = cache.length
+        raised, message = raised_by(lambda: cache.append(layer, k[held:], v[held:]))
         changed = sum(int((bits(now) != then).sum())
                       for now, then in zip((cache.keys, cache.values), before, strict=True))
         outputs = {"raised": raised, "message": message, "changed": changed, "lengths": [length, cache.length]}
@@ -312,15 +303,14 @@ class AttentionCheck(Check):
         return heads, heads, 4 * int(rng.integers(2, 24))
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        chunks, (h, kh, d) = self.draw_chunks(rng), self.draw_heads(rng)
-        return {"chunks": chunks} | {name: randn(rng, self.layers, sum(chunks), heads, d).to(dtype)
-                                     for name, heads in (("q", h), ("k", kh), ("v", kh))}
+        chunks, heads = self.draw_chunks(rng), self.draw_heads(rng)
+        return {"chunks": chunks} | draw_qkv(rng, (self.layers, sum(chunks)), heads, dtype)
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         shelf = Shelf()
         attention, out = lab.CachedAttention(shelf), []
         for part in zip(*(inputs[name].split(inputs["chunks"], dim=1) for name in "qkv"), strict=True):
-            out.append([attention(layer, *fused(*(x[layer] for x in part))) for layer in range(self.layers)])
+            out.append([attention(layer, *as_slices(*(x[layer] for x in part))) for layer in range(self.layers)])
         return {"out": out, "appended": shelf.appended}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
@@ -333,11 +323,6 @@ class AttentionCheck(Check):
                 expect_like(what, got, inputs["q"][layer, held:held + n])
                 expect_close(what, got, want[layer][held:held + n], self.atol[got.dtype])
             held += n
-
-
-def fused(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    """The same tensors as slices of one (N, H + 2 KH, D), as a fused projection gives them: not contiguous."""
-    return list(torch.cat((q, k, v), dim=1).split([q.shape[1], k.shape[1], v.shape[1]], dim=1))
 
 
 class AttendsCold(AttentionCheck):
@@ -412,26 +397,6 @@ class AppendsOncePerLayer(AttentionCheck):
 # 03.3 -----------------------------------------------------------------------------------------------------------------
 
 
-class StoryCheck(Check):
-    """A prompt from a fresh story, after which the oracle is sure of every token."""
-
-    new_tokens: int
-
-    def draw_length(self, rng: np.random.Generator) -> int:
-        return 32
-
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return {"prompt_ids": draw_clear_prompt(rng, self.draw_length(rng), self.new_tokens)}
-
-    def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        tokens = lab.generate(story_model(DEVICE), inputs["prompt_ids"], self.new_tokens, frozenset(), greedy)
-        return {"tokens": list(tokens)}
-
-    def judge(self, inputs: Values, outputs: Values) -> None:
-        want, _ = oracle(story_model(CPU), inputs["prompt_ids"], self.new_tokens)
-        expect_equal(f"tokens after {len(inputs['prompt_ids'])}", outputs["tokens"], want)
-
-
 class GivesTheNextToken(StoryCheck):
     name = "gives the next token of a story"
     points = 1
@@ -473,33 +438,6 @@ class Chooser:
         return self.choices[(len(self.logits) - 1) % len(self.choices)]
 
 
-@dataclass
-class Calls:
-    """What a generation asks of a model, call after call."""
-
-    sent: list[list[int]] = field(default_factory=list)
-    positions: list[list[int]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-
-
-def watch(model: Llama) -> Calls:
-    """Write down all further calls of `model` and of its `logits`."""
-    calls, score = Calls(), model.logits
-
-    def note(module: Llama, args: tuple, kwargs: dict) -> None:
-        given = dict(zip(("token_ids", "positions", "attention"), args, strict=False)) | kwargs
-        calls.sent.append(given["token_ids"].tolist())
-        calls.positions.append(given["positions"].tolist())
-
-    def note_rows(hidden: Tensor) -> Tensor:
-        calls.rows.append(len(hidden))
-        return score(hidden)
-
-    model.register_forward_pre_hook(note, with_kwargs=True)
-    model.logits = note_rows
-    return calls
-
-
 def small_model(inputs: Values, device: torch.device) -> Llama:
     """The same random model of an odd shape on every device."""
     return random_model(Config(**inputs["config"]), torch.float32, CPU, inputs["model_seed"]).to(device)
@@ -534,10 +472,12 @@ class ForcedCheck(Check):
 
     def generate(self, lab: ModuleType, inputs: Values, max_new_tokens: int, stop_ids: list[int]) -> Values:
         model, choose = small_model(inputs, DEVICE), Chooser(inputs["choices"])
-        calls, tokens, calls_before = watch(model), [], []
-        for token_id in lab.generate(model, list(inputs["prompt_ids"]), max_new_tokens, frozenset(stop_ids), choose):
-            tokens.append(token_id)
-            calls_before.append(len(calls.sent))
+        tokens, calls_before = [], []
+        with watched(model) as calls:
+            stream = lab.generate(model, list(inputs["prompt_ids"]), max_new_tokens, frozenset(stop_ids), choose)
+            for token_id in stream:
+                tokens.append(token_id)
+                calls_before.append(len(calls.sent))
         return {"tokens": tokens, "calls_before": calls_before, "sent": calls.sent, "positions": calls.positions,
                 "rows": calls.rows, "logits": choose.logits}
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.checks.compare import expect_close, expect_equal
 from common.checks.draw import draw_config
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
-from common.checks.oracle import CPU, draw_clear_prompt, oracle, story_model
+from common.checks.oracle import StoryCheck
 from common.device import DEVICE
 from common.measure import limits
 from common.model.attention import Attention, CausalAttention
@@ -22,23 +22,13 @@ from common.model.llama import Config, Llama
 
 # 02.1 -----------------------------------------------------------------------------------------------------------------
 
-class TellsAStory(Check):
+
+class TellsAStory(StoryCheck):
     name = "continues a story as the oracle does"
     points = 2
     mistake = "feeds back the wrong token, or runs the model on the wrong positions"
     advice = "In a loop: the whole prefix through the model, logits of hidden[-1:], choose, append, yield."
     new_tokens = 12
-
-    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return {"prompt_ids": draw_clear_prompt(rng, 32, self.new_tokens)}
-
-    def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        tokens = lab.generate(story_model(DEVICE), inputs["prompt_ids"], self.new_tokens, frozenset(), greedy)
-        return {"tokens": list(tokens)}
-
-    def judge(self, inputs: Values, outputs: Values) -> None:
-        want, _ = oracle(story_model(CPU), inputs["prompt_ids"], self.new_tokens)
-        expect_equal("tokens", outputs["tokens"], want)
 
 
 def scripted_next(token_ids: list[int], vocab_size: int) -> list[int]:

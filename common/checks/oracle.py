@@ -1,11 +1,15 @@
 """The oracle: what plain greedy generation without a cache gives, and prompts on which it is sure of itself."""
 import random
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
 
 from common import STORY_LLAMA
+from common.checks.compare import expect_equal
+from common.checks.exercise import Check, Values
+from common.device import DEVICE
 from common.model.attention import CausalAttention
 from common.model.checkpoint import load_model
 from common.model.generate import greedy
@@ -65,3 +69,23 @@ def first_departure(model: Llama, prompt_ids: list[int], token_ids: list[int]) -
         if not 0 <= token_id < len(row) or row[token_id] < row.max() - CLEAR:
             return index, int(row.argmax())
     return None
+
+
+class StoryCheck(Check):
+    """A lab's `generate` on a prompt from a fresh story, after which the oracle is sure of every token."""
+
+    new_tokens: int
+
+    def draw_length(self, rng: np.random.Generator) -> int:
+        return 32
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return {"prompt_ids": draw_clear_prompt(rng, self.draw_length(rng), self.new_tokens)}
+
+    def drive(self, lab: ModuleType, inputs: Values) -> Values:
+        tokens = lab.generate(story_model(DEVICE), inputs["prompt_ids"], self.new_tokens, frozenset(), greedy)
+        return {"tokens": list(tokens)}
+
+    def judge(self, inputs: Values, outputs: Values) -> None:
+        want, _ = oracle(story_model(CPU), inputs["prompt_ids"], self.new_tokens)
+        expect_equal(f"tokens after {len(inputs['prompt_ids'])}", outputs["tokens"], want)

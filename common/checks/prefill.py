@@ -6,12 +6,10 @@ largest error of the reference, and of tests/alternatives/prefill.py, over 500 s
 model runs), rounded up; the largest error stands beside it.
 """
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache, partial
 from itertools import accumulate, pairwise
 from types import ModuleType
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,11 +17,12 @@ from torch import Tensor
 
 from common import STORY_LLAMA
 from common.checks.compare import expect_close, expect_equal, expect_like
-from common.checks.counters import Operations, counted
-from common.checks.draw import draw_config, randn
+from common.checks.counters import Operations, counted, watched
+from common.checks.draw import as_slices, draw_config, draw_qkv
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
+from common.checks.lab import raised_by
 from common.checks.oracle import CLEAR, CPU, draw_prompt, first_departure, oracle, story_model
-from common.checks.transformer import as_slices, causal_attention
+from common.checks.transformer import causal_attention
 from common.device import DEVICE
 from common.model.attention import CausalAttention
 from common.model.checkpoint import load_model
@@ -193,13 +192,6 @@ def draw_heads(rng: np.random.Generator) -> tuple[int, int, int]:
     return kv_heads * int(rng.integers(1, 5)), kv_heads, 2 * int(rng.integers(2, 12))
 
 
-def draw_qkv(rng: np.random.Generator, rows: tuple[int, ...], heads: tuple[int, int, int],
-             dtype: torch.dtype) -> Values:
-    """q, k and v of shape (*rows, heads, D)."""
-    h, kh, d = heads
-    return {name: randn(rng, *rows, number, d).to(dtype) for name, number in (("q", h), ("k", kh), ("v", kh))}
-
-
 def draw_lengths(rng: np.random.Generator, batch: int, longest: int) -> list[int]:
     """Lengths from 1 to `longest`, both among them where there are two; in any order."""
     ends = [longest, 1][:batch]
@@ -307,19 +299,6 @@ def draw_prompts(rng: np.random.Generator, lengths: list[int]) -> list[list[int]
     return [draw_prompt(rng, length) for length in lengths]
 
 
-@contextmanager
-def scored_rows(model: Llama) -> Iterator[list[int]]:
-    """How many rows each call of `model.logits` in a `with` block is given."""
-    logits, rows = model.logits, []
-
-    def noted(hidden: Tensor) -> Tensor:
-        rows.append(len(hidden))
-        return logits(hidden)
-
-    with patch.object(model, "logits", noted):
-        yield rows
-
-
 class PrefillCheck(Check):
     draws = 2
 
@@ -379,20 +358,15 @@ class SpendsOnePass(PrefillCheck):
         return {"prompts": draw_prompts(rng, lengths), "side": "left"}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        model, calls = story_model(DEVICE), []
-        hook = model.register_forward_pre_hook(lambda _, args: calls.append([args[0].tolist(), args[1].tolist()]))
-        try:
-            with scored_rows(model) as rows:
-                lab.padded_prefill(model, inputs["prompts"], inputs["side"])
-        finally:
-            hook.remove()
-        return {"calls": calls, "rows": rows}
+        with watched(story_model(DEVICE)) as calls:
+            lab.padded_prefill(story_model(DEVICE), inputs["prompts"], inputs["side"])
+        return {"sent": calls.sent, "positions": calls.positions, "rows": calls.rows}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         prompts, longest = inputs["prompts"], max(map(len, inputs["prompts"]))
-        expect_equal("calls of the model", len(outputs["calls"]), 1)
+        expect_equal("calls of the model", len(outputs["sent"]), 1)
         expect_equal("rows given to model.logits, call by call", outputs["rows"], [len(prompts)])
-        [[token_ids, positions]] = outputs["calls"]
+        [token_ids], [positions] = outputs["sent"], outputs["positions"]
         expect_equal("tokens that went through the model", len(token_ids), len(prompts) * longest)
         for row, prompt in enumerate(prompts):
             own = slice((row + 1) * longest - len(prompt), (row + 1) * longest)
@@ -823,14 +797,7 @@ class RefusesTooMuch(SlotCheck):
             slots.begin(call["counts"])
             self.attend(slots, call)
         before = [slots.keys.clone(), slots.values.clone(), list(slots.lengths)]
-        try:
-            slots.begin(last["counts"])
-            self.attend(slots, last)
-            raised, message = "nothing", ""
-        except NotImplementedError:
-            raise
-        except Exception as error:
-            raised, message = type(error).__name__, str(error)
+        raised, message = raised_by(lambda: (slots.begin(last["counts"]), self.attend(slots, last)))
         return {"raised": raised, "message": message, "lengths": [before[2], list(slots.lengths)],
                 "written": int((slots.keys != before[0]).sum() + (slots.values != before[1]).sum())}
 
@@ -933,10 +900,11 @@ class BatchCheck(Check):
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         model, stop_ids = story_model(DEVICE), frozenset(inputs["stop_ids"])
-        with counted(model) as cost, scored_rows(model) as rows:
+        with watched(model) as calls:
             tokens = lab.generate_batch(model, inputs["prompts"], inputs["max_new_tokens"], stop_ids,
                                         inputs["capacity"])
-        return {"tokens": tokens, "calls": cost.model_calls, "tokens_through": cost.tokens, "rows": rows}
+        return {"tokens": tokens, "calls": len(calls.sent), "tokens_through": sum(map(len, calls.sent)),
+                "rows": calls.rows}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         expect_greedy(inputs["prompts"], outputs["tokens"], inputs["max_new_tokens"])
@@ -1104,13 +1072,7 @@ class RefusesBeforeItCalls(BatchCheck):
 
     def refused(self, lab: ModuleType, inputs: Values) -> Values:
         with counted(story_model(DEVICE)) as cost:
-            try:
-                super().drive(lab, inputs)
-                raised, message = "nothing", ""
-            except NotImplementedError:
-                raise
-            except Exception as error:
-                raised, message = type(error).__name__, str(error)
+            raised, message = raised_by(partial(super().drive, lab, inputs))
         return {"raised": raised, "message": message, "calls": cost.model_calls}
 
     def judge(self, inputs: Values, outputs: Values) -> None:

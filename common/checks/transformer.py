@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common import STORY_LLAMA
 from common.checks.compare import expect_close, expect_equal, expect_like
-from common.checks.draw import randn
+from common.checks.draw import as_slices, draw_qkv, randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.device import DEVICE
 from common.model.attention import CausalAttention
@@ -283,15 +283,6 @@ class AttentionCheck(Check):
         expect_near("attention", outputs["out"], want, inputs["q"].dtype, self.atol)
 
 
-def as_slices(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    """The same tensors as slices of one (N, H + 2 KH, D), as a fused projection gives them: not contiguous."""
-    return list(torch.cat((q, k, v), dim=1).split([q.shape[1], k.shape[1], v.shape[1]], dim=1))
-
-
-def draw_qkv(rng: np.random.Generator, n: int, h: int, kh: int, d: int, dtype: torch.dtype) -> Values:
-    return {name: randn(rng, n, heads, d).to(dtype) for name, heads in (("q", h), ("k", kh), ("v", kh))}
-
-
 class AttendsWithOneHead(AttentionCheck):
     name = "attends over four tokens with one head of width 4"
     points = 1
@@ -300,7 +291,7 @@ class AttendsWithOneHead(AttentionCheck):
     advice = "scores[i, j] = dot(q[i], k[j]) / sqrt(D); -inf where j > i; softmax over j; the weighted mean of v[j]."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return draw_qkv(rng, 4, 1, 1, 4, dtype)
+        return draw_qkv(rng, (4,), (1, 1, 4), dtype)
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         return {"out": lab.causal_attention(inputs["q"], inputs["k"], inputs["v"])}
@@ -314,7 +305,7 @@ class IgnoresTheFuture(AttentionCheck):
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n = integer(rng, 5, 40)
-        return {**draw_qkv(rng, n, 2, 2, 16, dtype), "cut": integer(rng, 1, n - 1)}
+        return {**draw_qkv(rng, (n,), (2, 2, 16), dtype), "cut": integer(rng, 1, n - 1)}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         q, k, v, cut = inputs["q"], inputs["k"].clone(), inputs["v"].clone(), inputs["cut"]
@@ -339,7 +330,7 @@ class SeesThePast(AttentionCheck):
     advice = "Token i sees j <= i, itself included, so the mask is strictly above the diagonal."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return draw_qkv(rng, integer(rng, 5, 70), 1, 1, 24, dtype)
+        return draw_qkv(rng, (integer(rng, 5, 70),), (1, 1, 24), dtype)
 
 
 class ScalesByHeadDim(AttentionCheck):
@@ -350,7 +341,7 @@ class ScalesByHeadDim(AttentionCheck):
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         h = integer(rng, 2, 8)
-        return draw_qkv(rng, integer(rng, 5, 40), h, h, 8 * integer(rng, 1, 12), dtype)
+        return draw_qkv(rng, (integer(rng, 5, 40),), (h, h, 8 * integer(rng, 1, 12)), dtype)
 
 
 class SharesKeyHeads(AttentionCheck):
@@ -362,7 +353,7 @@ class SharesKeyHeads(AttentionCheck):
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         kh = integer(rng, 2, 4)
-        return draw_qkv(rng, integer(rng, 3, 40), kh * integer(rng, 2, 4), kh, 16, dtype)
+        return draw_qkv(rng, (integer(rng, 3, 40),), (kh * integer(rng, 2, 4), kh, 16), dtype)
 
 
 class SurvivesLargeScores(AttentionCheck):
@@ -373,7 +364,7 @@ class SurvivesLargeScores(AttentionCheck):
     advice = "Subtract each row's maximum before exp, or let softmax do it: exp(89) is already infinite in float32."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        inputs = draw_qkv(rng, integer(rng, 5, 40), 4, 2, 32, dtype)
+        inputs = draw_qkv(rng, (integer(rng, 5, 40),), (4, 2, 32), dtype)
         # A token that matches its own key with a score of 400 whatever was drawn, among scores of 40 or so.
         inputs["q"][-1, 0] = inputs["k"][-1, 0] * (10 * math.sqrt(32) / inputs["k"][-1, 0].square().sum())
         inputs["q"] *= 40

@@ -1,7 +1,8 @@
 """Timings and figures. `make timings` measures this machine, `make plots` draws all that was ever measured.
 
-Read stamp, timing and ceilings (how one number comes about), then tables and run (how it is kept), then no_kv,
-single_batch and decoder_forward (what is measured), then style, plots and each figure's own `..._plot`.
+Read stamp, timing and ceilings (how one number comes about), then tables and run (how it is kept), then models, no_kv,
+single_batch, prefill and decoder_forward (what is measured), then style, plots, each figure's own `..._plot`, and the
+roofline that lesson 03 draws on the spot.
 """
 from common import ROOT
 

@@ -1,5 +1,4 @@
 """The course's own decoder against transformers', on the story model in float32: is the reference slow?"""
-import random
 from collections import deque
 from functools import partial
 
@@ -29,9 +28,8 @@ def points(device: torch.device) -> list[Point]:
 @torch.inference_mode()
 def measure(task: str, batch: int, tokens: int, new_tokens: int) -> dict:
     """One row: our median, theirs in the same rounds, and the ratio of the two."""
-    rng = random.Random("timings")
     model, (peer, name) = models.model_named("story-llama", CPU), models.peer_named("story-llama", CPU)
-    ids = torch.tensor([[rng.randrange(2, model.config.vocab_size) for _ in range(tokens)] for _ in range(batch)])
+    ids = torch.tensor([models.random_prompt(model, tokens, seed=row) for row in range(batch)])
 
     def our_forward() -> torch.Tensor:
         return model.logits(model(ids.flatten(), torch.arange(tokens).repeat(batch), CausalAttention(batch)))

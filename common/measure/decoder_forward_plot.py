@@ -11,12 +11,12 @@ def draw(rows: pd.DataFrame) -> Figure:
     figure, [panel] = style.new_figure(height=4.6)
     at = np.arange(len(rows))[::-1]
     present = rows.peer_time.notna()
-    panel.errorbar(1e3 * rows.time, at + 0.12, xerr=1e3 * np.array([rows.time - rows.p05, rows.p95 - rows.time]),
+    panel.errorbar(1e3 * rows.time, at + 0.12, xerr=1e3 * style.spread(rows),
                    capsize=4, **style.MEASURED, label="common/model (bars: p05 to p95)")
     if present.any():
         peer = rows[present]
         panel.errorbar(1e3 * peer.peer_time, at[present] - 0.12, capsize=4, **style.PEER, label=peer.peer.iloc[0],
-                       xerr=1e3 * np.array([peer.peer_time - peer.peer_p05, peer.peer_p95 - peer.peer_time]))
+                       xerr=1e3 * style.spread(peer, "peer_"))
     else:
         panel.plot([], [], " ", label=rows.peer.iloc[0])
     for y, row in zip(at, rows.itertuples(), strict=True):

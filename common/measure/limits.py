@@ -23,6 +23,25 @@ def call_bytes(config: Config, new: int, held: int, bytes_per_element: int) -> i
     return weight_bytes(config, bytes_per_element) + cache_bytes(config, held + new, bytes_per_element)
 
 
+def generation_limits(config: Config, lengths: list[int], new_tokens: int, flops_per_second: float,
+                      bytes_per_second: float, bytes_per_element: int) -> tuple[float, float]:
+    """The seconds below which neither prefill nor decode of a batch can get: each call's FLOPs, or its bytes.
+
+    The prompts have these lengths, and a cache. A call reads the weights once for the whole batch, and the keys and
+    values of every request.
+    """
+    def seconds(new: list[int], held: list[int]) -> float:
+        requests = list(zip(new, held, strict=True))
+        flops = sum(call_flops(config, *request, causal=True) for request in requests)
+        moved = weight_bytes(config, bytes_per_element) + sum(
+            cache_bytes(config, sum(request), bytes_per_element) for request in requests)
+        return max(flops / flops_per_second, moved / bytes_per_second)
+
+    prefill = seconds(lengths, [0] * len(lengths))
+    decode = sum(seconds([1] * len(lengths), [length + step for length in lengths]) for step in range(new_tokens - 1))
+    return prefill, decode
+
+
 def cache_bytes(config: Config, tokens: int, bytes_per_element: int) -> int:
     """Keys and values of these tokens in all layers."""
     return 2 * config.n_layers * tokens * config.n_kv_heads * config.head_dim * bytes_per_element

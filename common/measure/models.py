@@ -20,6 +20,10 @@ def dtype_on(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def dtype_name(device: torch.device) -> str:
+    return str(dtype_on(device)).removeprefix("torch.")
+
+
 @cache
 def model_named(name: str, device: torch.device) -> Llama:
     if name == "story-llama":

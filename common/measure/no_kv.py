@@ -39,7 +39,7 @@ def output_lengths(device: torch.device) -> tuple[int, ...]:
 
 def points(device: torch.device) -> list[Point]:
     lengths = output_lengths(device)
-    return [Point(TABLE, {"model": name, "dtype": str(models.dtype_on(device)).removeprefix("torch."),
+    return [Point(TABLE, {"model": name, "dtype": models.dtype_name(device),
                           "prompt_length": PROMPT_LENGTH, "output_length": length},
                   partial(measure, partial(subject, name, device), length,
                           1 if name == "llama-3-8b-shape" else 3))

@@ -14,12 +14,11 @@ import torch
 from common import labs_folder
 from common.checks import load_lab
 from common.measure import models, single_batch
-from common.measure.limits import call_bytes, call_flops, weight_bytes
+from common.measure.limits import generation_limits
 from common.measure.run import Point
 from common.measure.single_batch import Plan, Subject
 from common.measure.tables import Table
 from common.measure.timing import time_each
-from common.model.llama import Config
 
 NUMBERS = ("prompt_tokens", "padded_tokens", "new_tokens", "repeats", "time", "p05", "p95", "prefill_s", "prefill_p05",
            "prefill_p95", "decode_s", "tokens_per_s", "padded_prefill_s", "padded_over_packed", "limit_prefill_s",
@@ -43,8 +42,7 @@ def points(device: torch.device) -> list[Point]:
     name = models.names(device)[-1]
     at_least, budget = (1, 1) if device.type == "cuda" else (1, 6)
     plan = Plan(longest=NEW_TOKENS, longest_of_peer=NEW_TOKENS, at_least=at_least, budget=budget)
-    dtype = str(models.dtype_on(device)).removeprefix("torch.")
-    return [Point(table, {"model": name, "dtype": dtype, "batch_size": batch_size},
+    return [Point(table, {"model": name, "dtype": models.dtype_name(device), "batch_size": batch_size},
                   partial(measure, partial(single_batch.subject, name, device),
                           prompt_lengths(batch_size, table is DIFFERENT), plan))
             for table in (UNIFORM, DIFFERENT) for batch_size in BATCH_SIZES]
@@ -74,8 +72,8 @@ def measure(get_subject: Callable[[], Subject], lengths: list[int], plan: Plan) 
     padded_prefill, whole, prefill, *other = time_each(functions, device, plan.budget, plan.at_least, at_most=10,
                                                        warm_up=lambda: [padded(), *(side(4) for side in sides)])
     flops_per_second, bytes_per_second = it.plain.limit_of_call
-    limit_prefill, limit_decode = limits(model.config, lengths, new_tokens, flops_per_second, bytes_per_second,
-                                         model.embed_tokens.weight.element_size())
+    limit_prefill, limit_decode = generation_limits(model.config, lengths, new_tokens, flops_per_second,
+                                                    bytes_per_second, model.embed_tokens.weight.element_size())
     decoded = len(lengths) * (new_tokens - 1)
     row = {
         "prompt_tokens": sum(lengths), "padded_tokens": len(lengths) * longest, "new_tokens": new_tokens,
@@ -93,21 +91,3 @@ def measure(get_subject: Callable[[], Subject], lengths: list[int], plan: Plan) 
                 "peer_tokens_per_s": decoded / (peer_whole - peer_prefill),
                 "decode_ratio": row["decode_s"] / (peer_whole - peer_prefill)}
     return row
-
-
-def limits(config: Config, lengths: list[int], new_tokens: int, flops_per_second: float, bytes_per_second: float,
-           bytes_per_element: int) -> tuple[float, float]:
-    """The seconds below which neither prefill nor decode can get: each call's FLOPs, or its bytes.
-
-    A call reads the weights once for the whole batch, and the keys and values of every request.
-    """
-    def seconds(new: list[int], held: list[int]) -> float:
-        flops = sum(call_flops(config, *each, causal=True) for each in zip(new, held, strict=True))
-        weights = weight_bytes(config, bytes_per_element)
-        moved = weights + sum(call_bytes(config, *each, bytes_per_element) - weights
-                              for each in zip(new, held, strict=True))
-        return max(flops / flops_per_second, moved / bytes_per_second)
-
-    prefill = seconds(lengths, [0] * len(lengths))
-    decode = sum(seconds([1] * len(lengths), [length + step for length in lengths]) for step in range(new_tokens - 1))
-    return prefill, decode

@@ -15,7 +15,7 @@ import torch
 from common import labs_folder
 from common.checks import load_lab
 from common.measure import models, no_kv
-from common.measure.limits import call_bytes, call_flops
+from common.measure.limits import generation_limits
 from common.measure.run import Point
 from common.measure.tables import Table
 from common.measure.timing import time_each
@@ -49,7 +49,7 @@ def points(device: torch.device) -> list[Point]:
         plan = ON_GPU[name] if device.type == "cuda" else PATIENT
         for length in no_kv.output_lengths(device):
             if length <= plan.longest:
-                key = {"model": name, "dtype": str(models.dtype_on(device)).removeprefix("torch."),
+                key = {"model": name, "dtype": models.dtype_name(device),
                        "prompt_length": no_kv.PROMPT_LENGTH, "output_length": length}
                 found.append(Point(TABLE, key, partial(measure, partial(subject, name, device), length, plan)))
     return found
@@ -104,11 +104,8 @@ def measure(get_subject: Callable[[], Subject], output_length: int, plan: Plan) 
 
 def limit_seconds(it: no_kv.Subject, output_length: int) -> float:
     """No call can be faster than its FLOPs at the matmul rate, nor than its weights and its cache can be moved."""
-    config, (flops_per_second, bytes_per_second) = it.model.config, it.limit_of_call
     width = it.model.embed_tokens.weight.element_size()
-    calls = [(len(it.prompt), 0), *((1, len(it.prompt) + step) for step in range(output_length - 1))]
-    return sum(max(call_flops(config, new, held, causal=True) / flops_per_second,
-                   call_bytes(config, new, held, width) / bytes_per_second) for new, held in calls)
+    return sum(generation_limits(it.model.config, [len(it.prompt)], output_length, *it.limit_of_call, width))
 
 
 def predicted_seconds(lab: ModuleType, it: no_kv.Subject, output_length: int) -> dict[str, float]:

@@ -3,6 +3,7 @@ import io
 from contextlib import AbstractContextManager
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,6 +37,12 @@ def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, dpi=100, metadata={"Software": None})
     return out.getvalue()
+
+
+def spread(rows: pd.DataFrame, whose: str = "") -> np.ndarray:
+    """How far error bars from p05 to p95 reach below and above the median time; `whose` may be "peer_"."""
+    median = rows[f"{whose}time"]
+    return np.array([median - rows[f"{whose}p05"], rows[f"{whose}p95"] - median])
 
 
 def machine_name(row: pd.Series) -> str:
