@@ -334,13 +334,13 @@ for machine in ("epyc-2-cores", "h100"):
 # that lies clearly below the points has left something out: operations that are no products, products too small to run at
 # full rate. Points and predictions that change places by a few per cent are noise.
 #
-# On the H100 the story model lies hundreds of times above its limit. There a call takes some 4 ms whether it sees one
+# On the H100 the story model lies 300 to 1,150 times above its limit. There a call takes some 4 ms whether it sees one
 # token or hundreds: the arithmetic is over in microseconds, and the rest goes by while Python starts one small operation
 # after the other. The 8B shape starts more of them, and no call of it is shorter than about 19 ms, although its weights
-# could be read in 5.4 ms. It hides that once it has enough to compute: four times its limit at 128 tokens, twice at 2048.
+# could be read in 5.1 ms. It hides that once it has enough to compute: four times its limit at 128 tokens, twice at 2048.
 #
-# A tale from measuring: in our first run each *new* length cost some 50 ms more than one that had come before. That was
-# cuDNN, which torch prefers on this GPU, planning its attention anew for each shape. A generation without a cache never
+# A tale from measuring: in our first run each *new* length cost far more than one that had come before. That was cuDNN,
+# which torch prefers on this GPU, planning its attention anew for each shape. A generation without a cache never
 # has the same shape twice, so the course leaves cuDNN out (`common/device.py`).
 #
 # ## Where this loses

@@ -106,7 +106,7 @@ for layer, (one, two) in enumerate(both):
 #
 #  append N = 2                            | k5 | k6 |               keys[layer, 5:7] = k
 #
-#  returned       | k0 | k1 | k2 | k3 | k4 | k5 | k6 |               keys[layer, :7], a view: nothing is copied
+#  returned       | k0 | k1 | k2 | k3 | k4 | k5 | k6 |               keys[layer, :7], a view: no copy
 # ```
 #
 # Two details decide whether it works. *Each layer counts for itself*: in the middle of a call layer 0 already has the new
@@ -500,18 +500,19 @@ for machine in ("epyc-2-cores", "h100"):
             "and the limit below all are drawn as well.")))
         key = ["model", "dtype", "prompt_length", "output_length"]
         rows = cached.merge(plain[[*key, "time"]], on=key, how="left", suffixes=("", "_no_cache"))
-        shown = ["model", "output_length", "time_no_cache", "time", "predicted", "limit_seconds", "peer_time"]
-        table = rows[shown].assign(
-            gain=(rows.time_no_cache / rows.time).map("{:.1f}".format),
-            decode_ms_per_token=(1e3 * rows.decode_s / (rows.output_length.astype(int) - 1)).map("{:.2f}".format),
-            decode_over_peers=rows.decode_ratio.map("{:.2f}".format))
-        print(f"{machine}, seconds:", table.to_string(index=False, float_format="{:.3g}".format, na_rep="-"), "", sep="\n")
+        shown = pd.DataFrame({
+            "model": rows.model, "n": rows.output_length, "no cache": rows.time_no_cache, "cache": rows.time,
+            "gain": (rows.time_no_cache / rows.time).map("{:.1f}".format), "predicted": rows.predicted,
+            "limit": rows.limit_seconds, "ms a token": 1e3 * rows.decode_s / (rows.output_length.astype(int) - 1),
+            "peer": rows.peer_time, "over peer's": rows.decode_ratio})
+        print(f"{machine}, seconds for n new tokens:")
+        print(shown.to_string(index=False, float_format="{:.3g}".format, na_rep="-"), "\n")
 
 # %% [markdown]
 # How to read it: on double logarithmic axes a straight line with slope 1 is a time in proportion to the output. With the
 # cache the points follow such a line; without it they bend upwards, since every token makes all later ones dearer. The
-# gap is what the cache saves, and it grows with the length. `gain` is its size, `decode_over_peers` our decode time over
-# transformers' (below 1: faster).
+# gap is what the cache saves, and it grows with the length. `gain` is its size, `ms a token` a step of decode, `peer` the
+# time of transformers, and `over peer's` our decode time over its (below 1: faster).
 #
 # ## Where this loses
 #

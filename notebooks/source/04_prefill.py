@@ -394,7 +394,7 @@ check("04.8")
 #  request 1 x    x    x    x    x    x                      after step 2: 1 2   -> rows 0 1
 #  request 2 x    x    x    stop                             after step 3: 1     -> row 0
 #
-#  tokens    N    3    2    1    1    1            (N: all prompts; the stop tokens are never sent)
+#  tokens    N    3    3    2    1    1            (N: all prompts; the stop tokens are never sent)
 # ```
 #
 # Rows move up. Keep a list that says which request each row belongs to, or their words end up in each other's mouths.
@@ -511,7 +511,8 @@ show_batches(prefill.DIFFERENT, "prefill_comparison", (
 # %% [markdown]
 # How to read it: `padding ratio` is what `count_tokens` predicts for padded over packed time, `measured` what it was; the
 # orange squares are the padded points raised by that ratio, and should lie on the black ones. On the H100 the black ones stay 6 to
-# 20 % below: attention is launched once per request and layer there, and the padded side writes no slots. `over peer's` is
+# 20 % below: likely because
+# attention is launched once per request and layer there, and because the padded side writes no slots. `over peer's` is
 # our decode time over transformers' (below 1: faster).
 #
 # With prompts that are all alike there is no padding, and packing has nothing to win. Does it lose?
@@ -524,7 +525,7 @@ show_batches(prefill.UNIFORM, "uniform_prefill", (
     "batch."))
 
 # %% [markdown]
-# A little. On the H100 the packed pass takes 3 to 10 % longer than the rectangle: it attends once per request, and it has
+# A little. On the H100 the packed pass takes 3 to 10 % longer than the rectangle. It attends once per request, and it has
 # written keys and values to their slots, which the rectangle leaves to somebody else. (On the CPU single runs scatter by
 # more than that; large batches were timed once.)
 #
