@@ -2,6 +2,7 @@
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,19 @@ from matplotlib.image import imread
 
 from common import ROOT
 from common.measure import __main__ as command
-from common.measure import decoder_forward, limits, no_kv, no_kv_plot, plots, run, stamp, tables, timing
+from common.measure import (
+    copies,
+    decoder_forward,
+    limits,
+    no_kv,
+    no_kv_plot,
+    plots,
+    row_kernels,
+    run,
+    stamp,
+    tables,
+    timing,
+)
 from common.measure.run import Interrupted, Point
 from common.measure.tables import Table, TableError
 from common.model.llama import Config
@@ -190,7 +203,7 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        for point in [*no_kv.points(device), *decoder_forward.points(device)]:
+        for point in (point for part in (no_kv, decoder_forward, row_kernels, copies) for point in part.points(device)):
             assert tuple(point.key) == point.table.key
     assert {point.key["model"] for point in no_kv.points(torch.device("cuda"))} == {"story-llama", "llama-3-8b-shape"}
 
@@ -202,6 +215,55 @@ def test_an_absent_peer_is_listed_with_the_reason(monkeypatch):
     row = decoder_forward.measure("forward", 1, 4, 0)
     decoder_forward.theirs.cache_clear()
     assert row["peer"].startswith("transformers absent: ") and row["peer_time"] is None and row["ratio"] is None
+
+
+@pytest.fixture
+def small_rows(monkeypatch):
+    """Row kernels of a size that the interpreter runs, on this CPU, with nothing compiled."""
+    monkeypatch.setenv("LABS", "solutions")
+    monkeypatch.setattr(torch, "compile", lambda formula, dynamic: formula)
+    monkeypatch.setattr(row_kernels, "SIZES", {kernel: [(3, 1280)] for kernel in row_kernels.SIZES})
+    monkeypatch.setattr(row_kernels, "limits", lambda *_: (1e9, 1e-6))
+    monkeypatch.setattr(row_kernels, "time_each", lambda runs, *_, **__: [timing.Times((1.0,))] * len(runs))
+    caches = (row_kernels.case, row_kernels.prepare, row_kernels.timed)
+    yield partial(row_kernels.measure, rows=3, columns=1280, dtype=torch.float32, device=CPU)
+    for one in caches:
+        one.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", row_kernels.SIZES)
+def test_row_kernels_make_full_rows(small_rows, kernel):
+    for name in row_kernels.names(kernel, (3, 1280)):
+        row = small_rows(kernel, name=name)
+        assert set(row) == {*row_kernels.TABLE.numbers, *row_kernels.TABLE.optional, *row_kernels.TABLE.words}
+        assert (row["time"] is None) == bool(row["absent"])
+        if name in (row_kernels.LESSON, row_kernels.TORCH):
+            assert row["time"] == 1.0 and row["share_of_copy"] == row["bytes"] / 1e9
+        if name == row_kernels.LESSON:
+            assert row["predicted"] == pytest.approx(row["bytes"] / 1e9)
+
+
+def test_a_wrong_row_kernel_is_not_timed(small_rows, monkeypatch):
+    monkeypatch.setattr(row_kernels, "normed", lambda x, weight: (x,))
+    with pytest.raises(ValueError, match="differs from the formula"):
+        small_rows("rms_norm", name=row_kernels.LESSON)
+
+
+@pytest.mark.parametrize("layout", ["whole", "column"])
+def test_a_copy_copies_so_many_bytes(layout, monkeypatch):
+    copied = []
+
+    def note(copy, *_, **__):
+        copy()
+        copied.append(copy)
+        return timing.Times((1.0,))
+
+    monkeypatch.setattr(copies, "time_one", note)
+    assert copies.measure(CPU, copies.WITHIN, "none", layout, 4096)["time"] == 1.0
+    [copy] = copied
+    [source], target = copy.args, copy.func.__self__
+    assert source.nbytes == target.nbytes == 4096 and torch.equal(source, target) and target.is_contiguous()
+    assert source.is_contiguous() == (layout == "whole")
 
 
 # --- The figures ---
@@ -220,6 +282,12 @@ def timings(tmp_path):
         peer = dict.fromkeys(decoder_forward.TABLE.optional) | {"peer": "transformers absent: no such module"}
         tables.append(decoder_forward.TABLE, folder,
                       {"task": task, "batch": 1, "tokens": 8, "new_tokens": 0} | numbers | peer | mark)
+    for point in row_kernels.points(torch.device("cuda")):
+        numbers = dict.fromkeys(row_kernels.TABLE.numbers, 2e8) | dict.fromkeys(row_kernels.TABLE.optional, 1e-4)
+        tables.append(row_kernels.TABLE, folder, point.key | numbers | {"absent": ""} | mark)
+    for point in copies.points(torch.device("cuda"))[::5]:
+        numbers = {"time": 1e-5 + point.key["bytes"] / 1e9, "p05": 1e-5, "p95": 1.0, "repeats": 5}
+        tables.append(copies.TABLE, folder, point.key | numbers | mark)
     return tmp_path / "timings"
 
 
@@ -240,7 +308,7 @@ def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
     no_kv.TABLE.file(timings / "toy").write_text("damaged")
     (timings / "toy" / "foreign.csv").write_text("a,b\n1,2\n")
     written, problems = plots.draw_all(timings, tmp_path / "plots")
-    assert [file.name for file in written] == ["decoder_forward.png"]
+    assert {file.stem for file in written} == plots.FIGURES.keys() - {"no_kv_times"}
     assert len(problems) == 2 and "foreign.csv" in problems[0] and "no_kv_times.csv" in problems[1]
 
 

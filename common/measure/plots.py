@@ -5,13 +5,27 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from common.files import write_atomically
-from common.measure import PLOTS, TIMINGS, decoder_forward, decoder_forward_plot, no_kv, no_kv_plot, style
+from common.measure import (
+    PLOTS,
+    TIMINGS,
+    copies,
+    copies_plot,
+    decoder_forward,
+    decoder_forward_plot,
+    no_kv,
+    no_kv_plot,
+    row_kernels,
+    row_kernels_plot,
+    style,
+)
 from common.measure.tables import Table, TableError, read
 
 # Each figure's name, the tables that it is drawn from, and the function that takes their rows in this order.
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
+    "row_kernels": ((row_kernels.TABLE,), row_kernels_plot.draw),
+    "copies": ((copies.TABLE,), copies_plot.draw),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
 
