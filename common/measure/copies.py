@@ -46,7 +46,7 @@ def time_copy(device: torch.device, direction: str, host_memory: str, layout: st
                               pin_memory=direction == TO_HOST and host_memory == "pinned")
     copy: Callable[[], object] = partial(target.copy_, source, non_blocking=True)
     if direction == WITHIN:
-        return time_one(copy, device, BUDGET, at_least=5)
+        return time_one(copy, device, BUDGET, at_least=5, queued=True)
 
     def copy_and_wait() -> None:
         copy()

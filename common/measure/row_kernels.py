@@ -250,7 +250,8 @@ def prepare(dtype: torch.dtype, device: torch.device) -> None:
 def limits(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
     """Bytes per second of a large copy, and the seconds of a kernel that does next to nothing."""
     one = torch.zeros(1, device=device)
-    return measure_ceilings(device, dtype).bytes_per_second, time_one(one.zero_, device, at_least=20).median
+    launching = time_one(one.zero_, device, budget=0.1, at_least=20, queued=True)
+    return measure_ceilings(device, dtype).bytes_per_second, launching.median
 
 
 @cache
@@ -267,7 +268,7 @@ def timed(kernel: str, rows: int, columns: int, dtype: torch.dtype, device: torc
         for tensor, value in zip(it.reads, before, strict=True):
             tensor.copy_(value)
     running = {name: run for name, run in found.items() if not isinstance(run, Exception)}
-    times = time_each(list(running.values()), device, budget=1.0, at_least=20, at_most=100)
+    times = time_each(list(running.values()), device, budget=1.0, at_least=20, at_most=100, queued=True)
     return found | dict(zip(running, times, strict=True))
 
 

@@ -59,14 +59,10 @@ def time_on_cpu(function: Function) -> float:
 
 
 def time_on_gpu(function: Function, device: torch.device) -> float:
-    """Between two events of the GPU's own clock, with nothing of an earlier repeat left in its L2 cache.
-
-    The host does not wait for the flush. While the GPU is still writing, `function` puts its kernels into the queue, so
-    that a kernel of a few microseconds is not charged for the longer time that the host takes to launch it.
-    """
+    """Between two events of the GPU's own clock, with nothing of an earlier repeat left in its L2 cache."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
     flush_buffer(device).zero_()
+    torch.cuda.synchronize(device)
     begin.record()
     function()
     end.record()
@@ -76,5 +72,5 @@ def time_on_gpu(function: Function, device: torch.device) -> float:
 
 @cache
 def flush_buffer(device: torch.device) -> torch.Tensor:
-    """512 MiB, several times any L2 cache: writing it drives everything else out, and takes some 0.2 ms on an H100."""
-    return torch.empty(2**29, dtype=torch.uint8, device=device)
+    """Memory twice as large as the L2 cache: writing it drives everything else out."""
+    return torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.uint8, device=device)
