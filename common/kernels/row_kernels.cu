@@ -26,7 +26,7 @@ __device__ unsigned narrow(float x, float y) {
 __device__ float block_sum(float value) {
   __shared__ float of_warp[THREADS / 32];
   for (int distance = 16; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(0xffffffff, value, distance);
+    value += __shfl_xor_sync(~0u, value, distance);
   }
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
   __syncthreads();
