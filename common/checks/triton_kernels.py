@@ -15,17 +15,12 @@ from torch import Tensor
 
 from common.checks.compare import expect_close, expect_equal, expect_like
 from common.checks.counters import Launches
-from common.checks.draw import randn
+from common.checks.draw import integer, randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.checks.guard import guarded_in_place, guarded_input, guarded_output, stray_writes
 from common.checks.traffic import Traffic
 
 MAX_BLOCK = 8192  # the contract's
-
-
-def integer(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(rng.integers(low, high + 1))
 
 
 # 05.1 -----------------------------------------------------------------------------------------------------------------
