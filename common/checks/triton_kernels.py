@@ -4,8 +4,10 @@ Every kernel is driven in the same way (`KernelCheck`): each tensor lies between
 its rows where a check asks for one; launches are counted, and in the interpreter every loaded address is noted.
 
 The oracles are the formulas in float64. A tolerance is ten times the largest error of the reference, and of
-tests/alternatives/triton_kernels.py, against its oracle over 300 seeds of all checks of the exercise, rounded up; the
-largest error stands beside it.
+tests/alternatives/triton_kernels.py, against its oracle over 300 seeds of all checks of the exercise, rounded up. The
+largest errors in float32 and float16 stand beside it: relative for numbers above 6e-5, below which float16 is no longer
+as fine, and absolute for those below. bfloat16 is eight times as coarse as float16; the interpreter cuts it off where a
+GPU rounds, so its tolerance is eight times float16's and was not measured.
 """
 from types import ModuleType
 
@@ -127,6 +129,10 @@ class NeverBelowALaunch(PredictCheck):
 # What all kernels have in common --------------------------------------------------------------------------------------
 
 
+def tolerances(float32: float, float16: float) -> dict[torch.dtype, float]:
+    return {torch.float32: float32, torch.float16: float16, torch.bfloat16: 8 * float16}
+
+
 class KernelCheck(Check):
     """Drive a kernel's launcher between margins. An exercise says what is called; a check what is drawn and judged."""
 
@@ -170,6 +176,8 @@ class KernelCheck(Check):
         for name, want in self.want(inputs).items():
             got, dtype = outputs["written"][name], likes.get(name, inputs.get(name)).dtype
             expect_like(name, got, want.to(dtype))
+            if got.isnan().all():
+                raise Mismatch(f"{name} holds NaN and nothing else, as before the call: is it ever written?")
             expect_close(name, got, want, self.atol[dtype], self.rtol[dtype])
 
 
@@ -223,8 +231,9 @@ class LoadsOnce(KernelCheck):
 
 
 def draw_shape(rng: np.random.Generator) -> tuple[int, int]:
-    """A few rows, whose width is no power of two."""
-    return integer(rng, 2, 5), int(rng.choice([31, 33, 255, 257, 1023, 1025, 2047, 3 * integer(rng, 1, 600)]))
+    """A few rows, whose width is no power of two. Few different blocks, for a GPU compiles a kernel for each."""
+    return integer(rng, 2, 5), int(rng.choice([33, 63, 1023, 1025, 2047, 3 * integer(rng, 11, 20),
+                                               3 * integer(rng, 171, 340), 3 * integer(rng, 342, 680)]))
 
 
 def draw_any_shape(rng: np.random.Generator) -> tuple[int, int]:
@@ -249,9 +258,8 @@ def draw_large(rng: np.random.Generator, *shape: int) -> Tensor:
 
 class ReduceCheck(KernelCheck):
     kernel = "row_mean_square_kernel"
-    # Largest error, relative to the value: TOL
-    atol = {torch.float32: 0.0}
-    rtol = {torch.float32: 1e-5}
+    # 2.2e-7
+    rtol, atol = {torch.float32: 3e-6}, {torch.float32: 1e-11}
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return {"x": randn(rng, *draw_shape(rng)).to(dtype), "gaps": draw_gaps(rng, "x")}
@@ -329,9 +337,8 @@ def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 class NormCheck(KernelCheck):
     kernel = "rms_norm_kernel"
-    # Largest error, relative to the value: TOL
-    atol = {torch.float32: 1e-12, torch.float16: 1e-6, torch.bfloat16: 1e-12}
-    rtol = {torch.float32: 5e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+    # 2.5e-7 and 1.6e-3; 9.4e-12 and 9.4e-8
+    rtol, atol = tolerances(3e-6, 2e-2), tolerances(1e-10, 1e-6)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         rows, columns = draw_shape(rng)
@@ -428,9 +435,8 @@ class AddNormCheck(KernelCheck):
     kernel = "add_rms_norm_kernel"
     once = ("x", "residual")
     in_place = ("residual",)
-    # Largest error, relative to the value: TOL
-    atol = {torch.float32: 5e-6, torch.float16: 1e-6, torch.bfloat16: 1e-12}
-    rtol = {torch.float32: 5e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+    # 3.0e-7 and 1.1e-3; 8.9e-12 and 3.8e-8
+    rtol, atol = tolerances(3e-6, 2e-2), tolerances(1e-10, 1e-6)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         rows, columns = draw_shape(rng)
@@ -517,9 +523,8 @@ class AddNormLoadsOnce(LoadsOnce, AddNormCheck):
 class GateCheck(KernelCheck):
     kernel = "silu_and_mul_kernel"
     once = ("gate_up",)
-    # Largest error, TOL
-    atol = {torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 1e-6}
-    rtol = {torch.float32: 5e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+    # 3.2e-7 and 1.8e-3; 1.2e-11 and 1.8e-7
+    rtol, atol = tolerances(4e-6, 2e-2), tolerances(2e-10, 2e-6)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         rows, width = draw_shape(rng)
@@ -613,14 +618,13 @@ class RotateCheck(KernelCheck):
     kernel = "rotate_in_place_kernel"
     once = ("qk",)
     in_place = ("qk",)
-    # Largest error: TOL
-    atol = {torch.float32: 5e-6, torch.float16: 2e-2, torch.bfloat16: 0.16}
-    rtol = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 0.0}
+    # Absolute, for numbers up to 6: 4.4e-7 and 2.0e-3
+    rtol, atol = tolerances(0.0, 0.0), tolerances(5e-6, 2e-2)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        heads, half = int(rng.choice([3, 5, 6, 7, 11])), int(rng.choice([3, 20, 31, 40, 3 * integer(rng, 1, 20)]))
-        values = integer(rng, 1, 4) * 2 * half  # what lies between two tokens
-        return draw_turn(rng, integer(rng, 2, 5), heads, half, dtype) | {"gaps": {"qk": values}}
+        half, values = int(rng.choice(HALVES)), integer(rng, 1, 4)  # so many heads lie between two tokens
+        return (draw_turn(rng, integer(rng, 2, 5), int(rng.choice([3, 9, 11])), half, dtype)
+                | {"gaps": {"qk": values * 2 * half}})
 
     def outputs(self, inputs: Values) -> dict[str, Tensor]:
         return {}
@@ -632,6 +636,9 @@ class RotateCheck(KernelCheck):
         turn = torch.complex(inputs["cos"].double(), inputs["sin"].double())[:, None]
         turned = torch.complex(*inputs["qk"].double().chunk(2, dim=-1)) * turn
         return {"qk": torch.cat((turned.real, turned.imag), dim=-1)}
+
+
+HALVES = [3, 20, 31]  # of a head: few, for a GPU compiles a kernel for each
 
 
 def draw_turn(rng: np.random.Generator, tokens: int, heads: int, half: int, dtype: torch.dtype) -> Values:
@@ -657,7 +664,7 @@ class PairsTheHalves(RotateCheck):
     advice = "The partner of element i lies half a head further on: load at `first` and at `first + HALF`."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return draw_turn(rng, 3, 1, integer(rng, 2, 40), dtype)
+        return draw_turn(rng, 3, 1, int(rng.choice(HALVES)), dtype)
 
 
 class TurnsEachTokenByItsAngles(RotateCheck):
@@ -679,7 +686,7 @@ class TurnsAnyHead(RotateCheck):
     advice = "Heads and pairs both need a mask: (head < heads) & (pair < HALF), for tiles are powers of two."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        heads, half = int(rng.choice([1, 3, 7, 11])), int(rng.choice([1, 3, 20, 31, 40, 60]))
+        heads, half = int(rng.choice([1, 3, 9, 11])), int(rng.choice([1, *HALVES]))
         return draw_turn(rng, int(rng.choice([1, 3])), heads, half, dtype)
 
 
@@ -720,12 +727,11 @@ class RotateLoadsOnce(LoadsOnce, RotateCheck):
 class SoftmaxCheck(KernelCheck):
     kernel = "online_softmax_kernel"
     loads = 2
-    # Largest error: TOL
-    atol = {torch.float32: 1e-7, torch.float16: 1e-6, torch.bfloat16: 1e-7}
-    rtol = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+    # 5.7e-7 and 4.9e-4; 3.2e-11 and 3.0e-8
+    rtol, atol = tolerances(6e-6, 5e-3), tolerances(4e-10, 3e-7)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        columns = int(rng.choice([257, 8191, 8193, 16_385, 3 * integer(rng, 1, 6000)]))
+        columns = int(rng.choice([8191, 8193, 16_385, 3 * integer(rng, 1400, 6000)]))
         return {"x": randn(rng, integer(rng, 2, 3), columns).to(dtype), "gaps": draw_gaps(rng, "x", "out")}
 
     def launch(self, lab: ModuleType, tensors: dict[str, Tensor], inputs: Values) -> None:
@@ -777,8 +783,8 @@ class SurvivesLargeScores(SoftmaxCheck):
     advice = "Subtract the running maximum before exp: exp(89) is already infinite in float32."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        x = 40 * randn(rng, 2, integer(rng, 3000, 10_000))
-        x[:, integer(rng, 0, 2999)] = 300
+        x = 40 * randn(rng, 2, integer(rng, 5000, 10_000))
+        x[:, integer(rng, 0, 4999)] = 300
         return {"x": x.to(dtype)}
 
 
@@ -807,7 +813,7 @@ class SoftmaxOfStridedRows(SoftmaxCheck):
     advice = "x.stride(0) and out.stride(0) are two numbers: pass both, and use each with its own pointer."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return super().draw(rng, dtype) | {"x": randn(rng, 4, int(rng.choice([1, integer(rng, 50, 3000)]))).to(dtype)}
+        return super().draw(rng, dtype) | {"x": randn(rng, 4, int(rng.choice([1, integer(rng, 513, 1023)]))).to(dtype)}
 
 
 class SoftmaxStaysInside(StaysInside, SoftmaxCheck):
