@@ -14,8 +14,12 @@ from common.measure import (
     decoder_forward_plot,
     no_kv,
     no_kv_plot,
+    prefill,
+    prefill_plot,
     row_kernels,
     row_kernels_plot,
+    single_batch,
+    single_batch_plot,
     style,
 )
 from common.measure.tables import Table, TableError, read
@@ -23,6 +27,9 @@ from common.measure.tables import Table, TableError, read
 # Each figure's name, the tables that it is drawn from, and the function that takes their rows in this order.
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
+    "time_comparison": ((single_batch.TABLE, no_kv.TABLE), single_batch_plot.draw),
+    "uniform_prefill": ((prefill.UNIFORM,), prefill_plot.draw),
+    "prefill_comparison": ((prefill.DIFFERENT,), prefill_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
     "row_kernels": ((row_kernels.TABLE,), row_kernels_plot.draw),
     "copies": ((copies.TABLE,), copies_plot.draw),

@@ -18,7 +18,6 @@ from common.measure.ceilings import measure_ceilings
 from common.measure.run import Point
 from common.measure.tables import Table
 from common.measure.timing import time_each, time_one
-from common.model.llama import Rotary
 
 TABLE = Table("row_kernels", key=("kernel", "rows", "columns", "dtype", "implementation"),
               numbers=("bytes", "copy_bytes_per_second", "launch_seconds"),
@@ -100,7 +99,9 @@ def gated(gate_up: Tensor) -> Results:
 
 
 def turned(qk: Tensor, cos: Tensor, sin: Tensor) -> Results:
-    return split(Rotary.rotate(qk, cos[:, None], sin[:, None]))
+    first, second = qk.float().chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]  # the same for all heads
+    return split(torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(qk.dtype))
 
 
 def split(qk: Tensor) -> Results:
