@@ -191,6 +191,9 @@ class StaysInside(KernelCheck):
     advice = ("Foreign memory was touched, or an input was changed: every tl.load and tl.store of a block needs "
               "mask=offsets < columns, for a block is a power of two and a row is not.")
 
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return super().draw(rng, dtype) | {"gaps": {}}  # so that a wrong stride is left to another check
+
     def judge(self, inputs: Values, outputs: Values) -> None:
         if outputs["stray writes"]:
             raise Mismatch(f"{outputs['stray writes']} elements around the tensors were overwritten")
@@ -439,10 +442,7 @@ class AddNormCheck(KernelCheck):
     rtol, atol = tolerances(3e-6, 2e-2), tolerances(1e-10, 1e-6)
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        rows, columns = draw_shape(rng)
-        return {"x": randn(rng, rows, columns).to(dtype), "residual": (3 * randn(rng, rows, columns)).to(dtype),
-                "weight": (2 + randn(rng, columns)).to(dtype), "eps": 1e-5,
-                "gaps": draw_gaps(rng, "x", "residual", "out")}
+        return draw_stream(rng, *draw_shape(rng), dtype) | {"gaps": draw_gaps(rng, "x", "residual", "out")}
 
     def launch(self, lab: ModuleType, tensors: dict[str, Tensor], inputs: Values) -> None:
         lab.add_rms_norm(*(tensors[name] for name in ("x", "residual", "weight")), inputs["eps"], tensors["out"])
@@ -463,12 +463,20 @@ class AddsToAnEmptyStream(AddNormCheck):
                 "weight": torch.ones(64, dtype=dtype), "eps": 1e-5}
 
 
+def draw_stream(rng: np.random.Generator, rows: int, columns: int, dtype: torch.dtype) -> Values:
+    return {"x": randn(rng, rows, columns).to(dtype), "residual": (3 * randn(rng, rows, columns)).to(dtype),
+            "weight": (2 + randn(rng, columns)).to(dtype), "eps": 1e-5}
+
+
 class AddsToTheResidual(AddNormCheck):
     name = "leaves residual + x in the residual"
     points = 2
     draws = 2
     mistake = "overwrites the residual with x or with the norm, or leaves it as it was"
     advice = "The stream must not forget: store x + residual (not the norm of it) where the residual was loaded from."
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return draw_stream(rng, 4, 64, dtype)
 
     def want(self, inputs: Values) -> dict[str, Tensor]:
         return {"residual": super().want(inputs)["residual"]}
@@ -481,8 +489,22 @@ class NormsTheSum(AddNormCheck):
     mistake = "norms x alone or the old residual, or mixes them up between square and product"
     advice = "Both the mean of the squares and the product are of the sum x + residual."
 
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return draw_stream(rng, 4, 64, dtype)
+
     def want(self, inputs: Values) -> dict[str, Tensor]:
         return {"out": super().want(inputs)["out"]}
+
+
+class AddNormsAnyWidth(AddNormCheck):
+    name = "divides by the number of columns, whatever the width"
+    points = 1
+    draws = 2
+    mistake = "divides by the block, or lets what lies behind the row into the sum"
+    advice = "The block is wider than the row: load with mask=offsets < columns and other=0.0, and divide by columns."
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return draw_stream(rng, *draw_any_shape(rng), dtype)
 
 
 class AddNormsStridedRows(AddNormCheck):
@@ -838,22 +860,23 @@ LESSON = Lesson("05", "triton_kernels", "Triton kernels", minutes=90, exercises=
     Exercise("05.1", "Predict a kernel's time", "predict_seconds", minutes=5, difficulty=1,
              checks=(PredictsACopy(), CountsBytes(), CountsInPlaceTwice(), CountsTheSliceAlone(), NeverBelowALaunch())),
     Exercise("05.2", "Reduce each row to a number", "row_mean_square", minutes=10, difficulty=2,
-             checks=(ReducesFourRows(), ReducesAnyWidth(), ReducesStridedRows(), ReducesInFloat32(),
-                     ReduceStaysInside(), ReduceLaunchesOnce(), ReduceLoadsOnce())),
+             checks=(ReducesFourRows(), ReducesAnyWidth(), ReduceStaysInside(), ReducesStridedRows(),
+                     ReducesInFloat32(), ReduceLaunchesOnce(), ReduceLoadsOnce())),
     Exercise("05.3", "RMSNorm in one kernel", "rms_norm", minutes=10, difficulty=2,
-             checks=(NormsFourRows(), ScalesByTheWeight(), AddsEpsInsideTheRoot(), NormsAnyWidth(),
-                     NormsStridedRows(), NormsInFloat32(), NormStaysInside(), NormLaunchesOnce(), NormLoadsOnce())),
+             checks=(NormsFourRows(), ScalesByTheWeight(), AddsEpsInsideTheRoot(), NormsAnyWidth(), NormStaysInside(),
+                     NormsStridedRows(), NormsInFloat32(), NormLaunchesOnce(), NormLoadsOnce())),
     Exercise("05.4", "Add to the stream, and norm it", "add_rms_norm", minutes=10, difficulty=2,
-             checks=(AddsToAnEmptyStream(), AddsToTheResidual(), NormsTheSum(), AddNormsStridedRows(),
-                     AddNormsInFloat32(), AddNormStaysInside(), AddNormLaunchesOnce(), AddNormLoadsOnce())),
+             checks=(AddsToAnEmptyStream(), AddsToTheResidual(), NormsTheSum(), AddNormStaysInside(),
+                     AddNormsAnyWidth(), AddNormsStridedRows(), AddNormsInFloat32(), AddNormLaunchesOnce(),
+                     AddNormLoadsOnce())),
     Exercise("05.5", "SiLU and multiply", "silu_and_mul", minutes=10, difficulty=2,
-             checks=(GatesTheSameTwice(), GatesTheFirstHalf(), GatesAnyWidth(), GatesStridedRows(),
-                     SurvivesLargeGates(), GateStaysInside(), GateLaunchesOnce(), GateLoadsOnce())),
+             checks=(GatesTheSameTwice(), GatesTheFirstHalf(), GateStaysInside(), GatesAnyWidth(), GatesStridedRows(),
+                     SurvivesLargeGates(), GateLaunchesOnce(), GateLoadsOnce())),
     Exercise("05.6", "Rotate queries and keys in place", "rotate_in_place", minutes=15, difficulty=3,
              checks=(TurnsAQuarter(), PairsTheHalves(), TurnsEachTokenByItsAngles(), TurnsAnyHead(),
-                     LeavesTheValuesAlone(), RotateStaysInside(), RotateLaunchesOnce(), RotateLoadsOnce())),
+                     RotateStaysInside(), LeavesTheValuesAlone(), RotateLaunchesOnce(), RotateLoadsOnce())),
     Exercise("05.7", "Softmax of rows that fit nowhere", "online_softmax", minutes=20, difficulty=4,
              checks=(SoftmaxOfOneTile(), SoftmaxOfManyTiles(), RescalesTheSum(), SurvivesLargeScores(),
-                     SurvivesEmptyTiles(), SoftmaxOfStridedRows(), SoftmaxStaysInside(), SoftmaxLaunchesOnce(),
+                     SurvivesEmptyTiles(), SoftmaxStaysInside(), SoftmaxOfStridedRows(), SoftmaxLaunchesOnce(),
                      SoftmaxLoadsTwice())),
 ))
