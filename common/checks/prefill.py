@@ -590,7 +590,7 @@ class GoesOnRagged(PackedCheck):
     name = "goes on with prompts of any lengths as with each alone"
     points = 2
     mistake = "is right for equal lengths alone"
-    advice = "Where in the packed row do the tokens of step 2 lie, those of request 0 and those of the last request?"
+    advice = "Work out where in the packed row the tokens of step 2 lie, those of request 0 and of the last request."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         lengths = draw_lengths(rng, int(rng.integers(3, 6)), int(rng.integers(100, 250)))
