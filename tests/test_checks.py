@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +15,10 @@ from common.checks import attempt, check, lessons, load_lab
 from common.checks.compare import expect_close, expect_equal
 from common.checks.counters import Operations, counted
 from common.checks.exercise import Mismatch
-from common.checks.guard import guarded_input, guarded_output, stray_writes
+from common.checks.guard import guarded_in_place, guarded_input, guarded_output, stray_writes
 from common.checks.oracle import CLEAR, CPU, draw_prompt, first_departure, oracle, story_model
 from common.checks.refuse import Refused, refusing
+from common.checks.traffic import Traffic
 from common.checks.wire import NotPlain, pack, unpack
 from common.model.attention import CausalAttention
 from common.model.llama import Config, Llama
@@ -61,6 +64,39 @@ def test_guard_margins_notice_every_stray_store(dtype: torch.dtype):
             assert stray_writes(out) == 0
             torch.as_strided(out, (1,), (1,), out.storage_offset() + offset).fill_(value)
             assert stray_writes(out) == 1
+
+
+def test_gaps_between_rows_are_guarded():
+    rows = torch.arange(12.0).view(3, 2, 2)
+    assert guarded_input(rows).is_contiguous() and torch.equal(guarded_input(rows, gap=3), rows)
+    x = guarded_input(rows, gap=3)
+    assert x.stride() == (7, 2, 1) and x.as_strided((3,), (1,), x.storage_offset() + 4).isnan().all()
+    for out in (guarded_output(rows, gap=3), guarded_in_place(rows, gap=3)):
+        out.fill_(5)
+        assert stray_writes(out) == 0
+        out.as_strided((3,), (7,), out.storage_offset() + 6).fill_(float("nan"))  # the last gap of each row
+        assert stray_writes(out) == 3
+
+
+@triton.jit
+def load_three(x_ptr, y_ptr, ALL: tl.constexpr):
+    offsets = tl.arange(0, 4)
+    tl.load(x_ptr + offsets, mask=(offsets < 3) | ALL)
+    tl.load(x_ptr + 1)
+    tl.load(y_ptr)
+
+
+def test_traffic_notes_every_load():
+    x, y = (guarded_input(torch.ones(2, 3), gap=1)[0] for _ in range(2))
+    with Traffic() as traffic:
+        load_three[(1,)](x, y, ALL=False)
+    assert (traffic.most_loads(x), traffic.most_loads(y), traffic.largest_block) == (2, 1, 4)
+    assert traffic.stray_loads(x) == traffic.stray_loads(y) == 0 and len(traffic.loaded()) == 5
+    with Traffic() as traffic:
+        load_three[(1,)](x, torch.ones(1), ALL=True)
+    assert (traffic.most_loads(y), traffic.stray_loads(x)) == (0, 1)
+    load_three[(1,)](x, y, ALL=True)
+    assert len(traffic.loaded()) == 6  # nothing is noted afterwards
 
 
 def test_guarded_inputs_spoil_stray_loads():
@@ -169,6 +205,13 @@ def test_the_self_check_says_what_is_wrong_and_never_raises(mistake: str, lab_fi
     lab_file.write_text(source)
     check("00.1")
     assert sentence in capsys.readouterr().out
+
+
+def test_an_error_within_a_kernel_names_its_line(lab_file: Path, capsys):
+    lab_file.write_text("import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef kernel():\n"
+                        "    tl.arange(0, 3)\n\n\ndef greedy_token(logits):\n    kernel[(1,)]()\n")
+    check("00.1")
+    assert "(labs/start_here.py, line 7: tl.arange(0, 3))" in capsys.readouterr().out
 
 
 def test_a_failure_can_be_repeated(lab_file: Path, capsys):

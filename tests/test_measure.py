@@ -3,6 +3,7 @@ import dataclasses
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from common import ROOT
 from common.authoring.stubs import make_stub
 from common.measure import __main__ as command
 from common.measure import (
+    copies,
     decoder_forward,
     limits,
     models,
@@ -21,6 +23,7 @@ from common.measure import (
     plots,
     prefill,
     roofline,
+    row_kernels,
     run,
     single_batch,
     stamp,
@@ -284,8 +287,8 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        for point in [*no_kv.points(device), *decoder_forward.points(device), *single_batch.points(device),
-                      *prefill.points(device)]:
+        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies)
+        for point in (point for topic in topics for point in topic.points(device)):
             assert tuple(point.key) == point.table.key
         plain, cached = ({tuple(point.key.values()) for point in topic.points(device)}
                          for topic in (no_kv, single_batch))
@@ -300,6 +303,55 @@ def test_an_absent_peer_is_listed_with_the_reason(monkeypatch):
     row = decoder_forward.measure("forward", 1, 4, 0)
     models.peer_named.cache_clear()
     assert row["peer"].startswith("transformers absent: ") and row["peer_time"] is None and row["ratio"] is None
+
+
+@pytest.fixture
+def small_rows(monkeypatch):
+    """Row kernels of a size that the interpreter runs, on this CPU, with nothing compiled."""
+    monkeypatch.setenv("LABS", "solutions")
+    monkeypatch.setattr(torch, "compile", lambda formula, dynamic: formula)
+    monkeypatch.setattr(row_kernels, "SIZES", {kernel: [(3, 1280)] for kernel in row_kernels.SIZES})
+    monkeypatch.setattr(row_kernels, "limits", lambda *_: (1e9, 1e-6))
+    monkeypatch.setattr(row_kernels, "time_each", lambda runs, *_, **__: [timing.Times((1.0,))] * len(runs))
+    caches = (row_kernels.case, row_kernels.prepare, row_kernels.timed)
+    yield partial(row_kernels.measure, rows=3, columns=1280, dtype=torch.float32, device=CPU)
+    for one in caches:
+        one.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", row_kernels.SIZES)
+def test_row_kernels_make_full_rows(small_rows, kernel):
+    for name in row_kernels.names(kernel, (3, 1280)):
+        row = small_rows(kernel, name=name)
+        assert set(row) == {*row_kernels.TABLE.numbers, *row_kernels.TABLE.optional, *row_kernels.TABLE.words}
+        assert (row["time"] is None) == bool(row["absent"])
+        if name in (row_kernels.LESSON, row_kernels.TORCH):
+            assert row["time"] == 1.0 and row["share_of_copy"] == row["bytes"] / 1e9
+        if name == row_kernels.LESSON:
+            assert row["predicted"] == pytest.approx(row["bytes"] / 1e9)
+
+
+def test_a_wrong_row_kernel_is_not_timed(small_rows, monkeypatch):
+    monkeypatch.setattr(row_kernels, "normed", lambda x, weight: (x,))
+    with pytest.raises(ValueError, match="differs from the formula"):
+        small_rows("rms_norm", name=row_kernels.LESSON)
+
+
+@pytest.mark.parametrize("layout", ["whole", "column"])
+def test_a_copy_copies_so_many_bytes(layout, monkeypatch):
+    copied = []
+
+    def note(copy, *_, **__):
+        copy()
+        copied.append(copy)
+        return timing.Times((1.0,))
+
+    monkeypatch.setattr(copies, "time_one", note)
+    assert copies.measure(CPU, copies.WITHIN, "none", layout, 4096)["time"] == 1.0
+    [copy] = copied
+    [source], target = copy.args, copy.func.__self__
+    assert source.nbytes == target.nbytes == 4096 and torch.equal(source, target) and target.is_contiguous()
+    assert source.is_contiguous() == (layout == "whole")
 
 
 # --- The figures ---
@@ -327,6 +379,12 @@ def timings(tmp_path):
         peer = dict.fromkeys(decoder_forward.TABLE.optional) | {"peer": "transformers absent: no such module"}
         tables.append(decoder_forward.TABLE, folder,
                       {"task": task, "batch": 1, "tokens": 8, "new_tokens": 0} | numbers | peer | mark)
+    for point in row_kernels.points(torch.device("cuda")):
+        numbers = dict.fromkeys(row_kernels.TABLE.numbers, 2e8) | dict.fromkeys(row_kernels.TABLE.optional, 1e-4)
+        tables.append(row_kernels.TABLE, folder, point.key | numbers | {"absent": ""} | mark)
+    for point in copies.points(torch.device("cuda"))[::5]:
+        numbers = {"time": 1e-5 + point.key["bytes"] / 1e9, "p05": 1e-5, "p95": 1.0, "repeats": 5}
+        tables.append(copies.TABLE, folder, point.key | numbers | mark)
     return tmp_path / "timings"
 
 

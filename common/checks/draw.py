@@ -9,6 +9,11 @@ def randn(rng: np.random.Generator, *shape: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
+def integer(rng: np.random.Generator, low: int, high: int) -> int:
+    """A whole number from low to high, both included."""
+    return int(rng.integers(low, high + 1))
+
+
 def draw_config(rng: np.random.Generator) -> dict[str, int]:
     """The numbers of a small `Config`, no two related: heads that do not fill the width, grouped keys, odd sizes."""
     kv_heads = int(rng.integers(1, 4))

@@ -40,6 +40,8 @@ def raised_by(call: Callable[[], object]) -> tuple[str, str]:
 
 def explain(error: BaseException) -> str:
     """One or two lines on an exception from a lab: what, and at which line of which lab file."""
+    if type(error).__name__ == "InterpreterError" and error.__cause__:  # Triton's wrapping hides the kernel's own line
+        error = error.__cause__
     kind = type(error).__name__
     if isinstance(error, NotImplementedError | Refused):
         return str(error)

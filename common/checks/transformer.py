@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common import STORY_LLAMA
 from common.checks.compare import expect_close, expect_equal, expect_like
-from common.checks.draw import as_slices, draw_qkv, randn
+from common.checks.draw import as_slices, draw_qkv, integer, randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.device import DEVICE
 from common.model.attention import CausalAttention
@@ -26,11 +26,6 @@ from common.model.checkpoint import load_model
 from common.model.evaluate import fresh_stories
 from common.model.llama import Config, Llama
 from common.model.tokenizer import Tokenizer
-
-
-def integer(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(rng.integers(low, high + 1))
 
 
 def expect_near(what: str, got: Any, want: Tensor, dtype: torch.dtype, atol: float, rtol: float = 0.0) -> None:

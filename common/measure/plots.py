@@ -8,12 +8,16 @@ from common.files import write_atomically
 from common.measure import (
     PLOTS,
     TIMINGS,
+    copies,
+    copies_plot,
     decoder_forward,
     decoder_forward_plot,
     no_kv,
     no_kv_plot,
     prefill,
     prefill_plot,
+    row_kernels,
+    row_kernels_plot,
     single_batch,
     single_batch_plot,
     style,
@@ -27,6 +31,8 @@ FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "uniform_prefill": ((prefill.UNIFORM,), prefill_plot.draw),
     "prefill_comparison": ((prefill.DIFFERENT,), prefill_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
+    "row_kernels": ((row_kernels.TABLE,), row_kernels_plot.draw),
+    "copies": ((copies.TABLE,), copies_plot.draw),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
 
