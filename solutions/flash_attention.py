@@ -205,8 +205,8 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
 
     `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
-    strides, `group` is H // KH, WINDOW is 0 where there is none, and D_PAD is D or the next power of two. For 06.4 alone
-    there is one sequence and no window; you may change the arguments as you like.
+    strides, `group` is H // KH, WINDOW is 0 where there is none, and D_PAD is D or the next power of two. For 06.4
+    alone there is one sequence and no window. You may change the arguments as you like.
     """
     # BEGIN SOLUTION
     head, heads, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
@@ -248,8 +248,9 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     # END SOLUTION
 
 
-def attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[Tensor, "Nk KH D"], causal: bool = False,
-              scale: float | None = None) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nq H"]]:
+def attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[Tensor, "Nk KH D"],
+              causal: bool = False, scale: float | None = None,
+              ) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nq H"]]:
     """06.4 Attention of one sequence, in one launch of `flash_attention_kernel`.
 
     Args:
@@ -403,14 +404,14 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
     Args:
         d_out: the gradient of a loss with respect to `out`, in q's dtype.
         out, lse: what the forward pass gave. They may stem from more keys than are given here: where the keys are
-            spread over several calls, each call gets the `out` and `lse` of all keys, and gives their gradients' shares.
-            So the probabilities are exp(scores - lse), and nothing else.
+            spread over several calls, each call gets the `out` and `lse` of all keys, and gives its share of the
+            gradients. So the probabilities are exp(scores - lse), and nothing else.
         max_seqlen_k: the largest number of keys that a sequence has, or more.
         q, k, v and the others: as in `flash_attention`; strides may be any here too.
 
     Returns:
-        (dq, dk, dv) in the dtypes and shapes of q, k and v. Query heads that share a key/value head add up in dk and dv.
-        Queries that see no key, and keys that no query sees, get 0.
+        (dq, dk, dv) in the dtypes and shapes of q, k and v. Query heads that share a key/value head add up in dk and
+        dv. Queries that see no key, and keys that no query sees, get 0.
 
     Precision and cost as in `flash_attention`, with at most two launches, one of each kernel; allocated are at most
     eight times as many numbers as q, k, v and out hold.

@@ -15,9 +15,9 @@ def poison(dtype: torch.dtype) -> float | int:
     return float("nan") if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
-def guarded_input(tensor: Tensor) -> Tensor:
+def guarded_input(tensor: Tensor, margin: int = MARGIN) -> Tensor:
     """A contiguous copy of `tensor` between margins that spoil whatever is computed from them."""
-    return surrounded(tensor, poison(tensor.dtype))
+    return surrounded(tensor, poison(tensor.dtype), margin)
 
 
 def guarded_output(like: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def stray_writes(output: Tensor) -> int:
     return int((torch.cat((buffer[:MARGIN], buffer[-MARGIN:])) != QUIET).sum())
 
 
-def surrounded(tensor: Tensor, fill: float | int) -> Tensor:
-    buffer = torch.full((tensor.numel() + 2 * MARGIN,), fill, dtype=tensor.dtype, device=tensor.device)
-    view = buffer[MARGIN:MARGIN + tensor.numel()].view(tensor.shape)
+def surrounded(tensor: Tensor, fill: float | int, margin: int = MARGIN) -> Tensor:
+    buffer = torch.full((tensor.numel() + 2 * margin,), fill, dtype=tensor.dtype, device=tensor.device)
+    view = buffer[margin:margin + tensor.numel()].view(tensor.shape)
     view.copy_(tensor)
     return view
