@@ -291,6 +291,7 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
     Returns:
         (out, lse), as in `attention`.
 
+    Nothing of another sequence reaches the result, be it NaN.
     Cost, besides that of `attention`: a program, whose tile of queries begins at a multiple of Q_TILE of its sequence,
     loads no tile of keys and values in which none of its queries sees a key. `tiles` says how large a tile may be.
     """
@@ -413,8 +414,8 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
         (dq, dk, dv) in the dtypes and shapes of q, k and v. Query heads that share a key/value head add up in dk and
         dv. Queries that see no key, and keys that no query sees, get 0.
 
-    Precision and cost as in `flash_attention`, with at most two launches, one of each kernel; allocated are at most
-    eight times as many numbers as q, k, v and out hold.
+    Precision and cost as in `flash_attention`, but in two launches, one of each kernel, and with at most three times as
+    many numbers allocated as q, k, v and out hold.
     """
     # BEGIN SOLUTION
     heads, kv_heads, head_dim = q.shape[1], k.shape[1], q.shape[2]

@@ -20,7 +20,7 @@ from common.checks.memory import GuardedMemory, PeakMemory
 from common.device import DEVICE
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
-EVERY = {"cpu": (F32, F16), "cuda": (F32, F16, BF16)}  # Triton's interpreter cannot multiply bfloat16
+ON_CPU, ON_GPU = (F32, F16), (F32, F16, BF16)  # Triton's interpreter cannot multiply bfloat16
 MARGIN = 2**16  # elements around every tensor: a tile of 128 rows may reach that far
 TILE = 128 if DEVICE.type == "cuda" else 32  # the most queries or keys that a tile may have, see `tiles` in the lab
 
@@ -281,13 +281,24 @@ def expect_attention(dtype: torch.dtype, outputs: Values, out: Tensor, lse: Tens
 
 
 class TilesASquare(TiledCheck):
-    name = "attends like the plain formula, tile by tile"
+    name = "attends like the plain formula within one tile"
+    points = 1
+    draws = 1
+    mistake = "multiplies the wrong way round, or does not divide by the sum"
+    advice = "scores = q k^T * scale, p = exp(scores - row maximum), out = p v / sum of p: one tile of 32 by 32 here."
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return draw_heads(rng, dtype, 32, 32) | {"scale": None, "q_tile": 32, "k_tile": 32}
+
+
+class TilesAddUp(TiledCheck):
+    name = "adds up many tiles of keys"
     points = 2
-    mistake = "normalises each tile by itself, or loses the sum of the tiles before"
+    mistake = "normalises each tile by itself, or forgets to rescale when the maximum grows"
     advice = "Carry row_max, row_sum and acc from tile to tile; rescale both sums when the maximum grows; divide last."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return draw_heads(rng, dtype, 64, 64, 2, 2, 32) | {"scale": None, "q_tile": 32, "k_tile": 32}
+        return draw_heads(rng, dtype, 64, 128) | {"scale": None, "q_tile": 32, "k_tile": 32}
 
 
 class TilesAnyShape(TiledCheck):
@@ -413,6 +424,7 @@ class TilesSaveMemory(TiledCheck):
 class KernelCheck(Check):
     """`attention` on one sequence, between guard margins."""
 
+    cuda = ON_GPU
     tolerance = OUT
     causal = False
 
@@ -445,7 +457,7 @@ class KernelCheck(Check):
 class AttendsInOneTile(KernelCheck):
     name = "attends like the formula within one tile"
     points = 2
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "multiplies the wrong way round, or does not divide by the sum"
     advice = "scores = q k^T * scale, p = exp(scores - row maximum), out = p v / sum of p: one tile of 32 by 32 here."
 
@@ -492,7 +504,7 @@ class StaysInside(KernelCheck):
 class SubtractsTheMaximum(KernelCheck):
     name = "stays right for scores of more than 100"
     points = 1
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "takes exp of raw scores"
     advice = "Scores reach 40 times their usual size here: subtract the running row maximum before exp2."
     tolerance = {F32: 1e-3, F16: 1e-2, BF16: 8e-2}
@@ -508,7 +520,7 @@ class SubtractsTheMaximum(KernelCheck):
 class ReturnsTheLse(KernelCheck):
     name = "returns the natural logarithm of the sum"
     points = 1
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "returns lse in base 2, without the maximum, or in half precision"
     advice = "lse = row maximum + log(row_sum), both natural: what was computed with exp2 is multiplied by ln 2."
 
@@ -620,7 +632,7 @@ def strided(inputs: Values) -> list[Tensor]:
 class SumsInFloat32(KernelCheck):
     name = "adds up in float32"
     points = 2
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "keeps acc or row_sum in half precision, where 96,000 is infinite and small parts are lost"
     advice = "acc, row_sum and row_max are float32 whatever q's dtype; only p is cast, for the product with v."
 
@@ -646,7 +658,7 @@ class LaunchesOnce(KernelCheck):
     advice = "One launch over a grid of (heads, tiles) does all; beside out and lse hardly anything is allocated."
 
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
-        return int(rng.integers(240, 260)), int(rng.integers(240, 260)), 1, 1, 16
+        return int(rng.integers(195, 210)), int(rng.integers(195, 210)), 1, 1, 16
 
     def run(self, lab: ModuleType, qkv: list[Tensor], scale: float | None) -> Values:
         with Launches(lab, "flash_attention_kernel") as launches, PeakMemory() as memory:
@@ -674,6 +686,7 @@ PACKED = ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k")
 class PackedCheck(Check):
     """`flash_attention` on a packed batch, between guard margins."""
 
+    cuda = ON_GPU
     causal = True
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -715,7 +728,7 @@ def draw_packed(rng: np.random.Generator, dtype: torch.dtype, lengths: list[tupl
 class AttendsWithinSequences(PackedCheck):
     name = "attends within each of two sequences"
     points = 2
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "lets all tokens of the batch see each other, or reads the first sequence for all"
     advice = "A program works on one sequence: its rows begin at cu_seqlens_q[s], its keys at cu_seqlens_k[s]."
 
@@ -819,34 +832,47 @@ class SkipsTheFuture(PackedCheck):
     points = 2
     mistake = "walks over all keys and masks them, which takes twice the time"
     advice = "A tile of queries needs keys up to its last query's only: end the loop there (0 * NaN showed the loads)."
-    poisoned = 6, 12  # in units of 32 keys
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        return [(384, 384)]
+        return [(288 - 32 * int(rng.integers(0, 4)), 288)]
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        inputs = super().draw(rng, dtype)
-        first = 32 * int(rng.integers(*self.poisoned))
-        inputs["v"][first:first + 32] = poison(dtype)
-        return inputs | {"first": first}
+        inputs = draw_packed(rng, dtype, self.lengths(rng), head_dim=16) | {"window": self.window(rng)}
+        return inputs | {"v": loads_show(inputs["v"])}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         return super().drive(lab, inputs) | {"tile": TILE}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
-        out, _ = self.expected(inputs | {"v": inputs["v"].nan_to_num(0)})
-        clean = rows_far_from(inputs, outputs["tile"])
-        expect_close(f"out of {int(clean.sum())} rows whose tiles see no key near {inputs['first']}",
-                     outputs["out"][clean], out[clean], atol=OUT[inputs["q"].dtype])
+        nq, nk = len(inputs["q"]), len(inputs["k"])
+        seen = causal_mod(nq, nk, inputs["window"])(torch.zeros(nq, nk), torch.arange(nq), torch.arange(nk)) == 0
+        expect_no_needless_loads("queries", "keys", outputs["out"], seen, outputs["tile"])
 
 
-def rows_far_from(inputs: Values, tile: int) -> Tensor:
-    """The rows whose tile of queries sees no key within a tile of the poisoned ones: so no tile with NaN is theirs."""
-    n, first = len(inputs["q"]), inputs["first"]
-    begin = torch.arange(n) // tile * tile  # the first query of a row's tile
-    last_key = (begin + tile - 1).clamp(max=n - 1)
-    first_key = (begin - (inputs["window"] or n) + 1).clamp(min=0)
-    return (last_key < first - tile + 1) | (first_key >= first + 32 + tile - 1)
+BLOCK = 32  # how many rows of a tensor have their NaN in the same place
+
+
+def loads_show(like: Tensor) -> Tensor:
+    """Zeros, but for a NaN in column j // BLOCK of row j. In a product p @ this, column c is NaN in those rows whose
+    program loaded some of block c, even where their p is 0."""
+    columns = torch.arange(len(like), device=like.device)[:, None, None] // BLOCK
+    return torch.zeros_like(like).scatter_(2, columns, poison(like.dtype))
+
+
+def expect_no_needless_loads(rows: str, columns: str, product: Tensor, seen: Tensor, tile: int) -> None:
+    """`seen` (rows, columns) says what a row needs. A tile of rows may load what lies within a tile of that."""
+    blocks = seen.shape[1] // BLOCK
+    loaded = product[:, 0, :blocks].isnan()
+    needed = torch.stack([some.any(0) for some in seen.split(tile)]).float()  # (tiles of rows, columns)
+    near = torch.nn.functional.max_pool1d(needed, 2 * tile - 1, stride=1, padding=tile - 1)
+    allowed = near.unflatten(1, (blocks, BLOCK)).amax(2).repeat_interleave(tile, 0)[:len(seen)] > 0
+    needless = (loaded & ~allowed).nonzero()
+    if len(needless):
+        row, block = needless[0].tolist()
+        first = row // tile * tile
+        raise Mismatch(f"{columns} {BLOCK * block} to {BLOCK * block + BLOCK - 1} were loaded for the tile of {rows} that "
+                       f"begins at {first}, and it needs none near them ({len(needless)} of {loaded.numel()} pairs of "
+                       f"a row and a block are needless; {len(seen)} {rows}, {seen.shape[1]} {columns})")
 
 
 class SkipsThePast(SkipsTheFuture):
@@ -854,7 +880,6 @@ class SkipsThePast(SkipsTheFuture):
     points = 1
     mistake = "begins at key 0 and masks what the window hides, so that long texts take no less time"
     advice = "The first key that a tile of queries needs is the first of its first query: begin the loop at that tile."
-    poisoned = 0, 2
 
     def window(self, rng: np.random.Generator) -> int:
         return int(rng.integers(20, 50))
@@ -882,7 +907,10 @@ class LaunchesOnceForAll(PackedCheck):
     advice = "Sequences are one more dimension of the grid: len(cu_seqlens_q) - 1 of them, in one launch."
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        return [(1, 200), (200, 200), (3, 5)]
+        return [(1, 60), (200, 200), (3, 5)]
+
+    def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
+        return draw_packed(rng, dtype, self.lengths(rng), head_dim=16) | {"window": None}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         with Launches(lab, "flash_attention_kernel") as launches, PeakMemory() as memory:
@@ -903,6 +931,7 @@ GRADIENT = {F32: 2e-5, F16: 2e-2, BF16: 1.6e-1}  # ten times the largest errors 
 class BackwardCheck(Check):
     """`flash_attention_backward` of a packed batch, against the gradients that autograd finds in float64."""
 
+    cuda = ON_GPU
     tolerance = GRADIENT
     causal = False
     scale: float | None = None
@@ -953,7 +982,7 @@ class BackwardCheck(Check):
 class DifferentiatesOneTile(BackwardCheck):
     name = "gives the gradients of one tile"
     points = 3
-    cpu, cuda = EVERY["cpu"], EVERY["cuda"]
+    cpu = ON_CPU
     mistake = "leaves out delta, or transposes a product"
     advice = "dv = p^T d_out; dp = d_out v^T; ds = p * (dp - delta); dq = ds k * scale; dk = ds^T q * scale."
 
@@ -987,20 +1016,25 @@ class DifferentiatesAnyScale(BackwardCheck):
 
 
 class DifferentiatesCausally(BackwardCheck):
-    name = "hides what causal and the window hid in the forward pass"
+    name = "hides what causal hid in the forward pass"
     points = 2
-    draws = 2
     causal = True
     mistake = "masks at another place than the forward pass, or gives NaN where a query sees no key"
     advice = "The same mask as forward, at i + nk - nq; rows with lse = -inf have p = 0, not exp(-inf - -inf)."
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        nq = int(rng.integers(33, 90))
-        return [(nq, nq + int(rng.integers(-30, 40)))]
+        more, fewer = int(rng.integers(33, 70)), int(rng.integers(33, 70))
+        return [(more, more + int(rng.integers(1, 40))), (fewer, fewer - int(rng.integers(1, 30)))]
+
+
+class DifferentiatesAWindow(DifferentiatesCausally):
+    name = "hides what the window hid in the forward pass"
+    points = 1
+    mistake = "ignores the window, or gives it another width than the forward pass"
+    advice = "The same window as forward: query i saw the keys j with i + nk - nq - window < j <= i + nk - nq."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        inputs = super().draw(rng, dtype)
-        return self.with_forward(inputs | {"window": [None, int(rng.integers(5, 50))][int(rng.integers(2))]})
+        return self.with_forward(super().draw(rng, dtype) | {"window": int(rng.integers(1, 40))})
 
 
 class SumsOverTheGroup(BackwardCheck):
@@ -1098,22 +1132,22 @@ class SkipsBackward(BackwardCheck):
     advice = "A tile of keys needs the queries from its first key's on only: begin the loop there (0 * NaN showed it)."
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        return [(200, 200)]
+        return [(192, 192)]
+
+    def heads(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        return 1, 1, 16
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         inputs = super().draw(rng, dtype)
-        inputs["d_out"][:16] = poison(dtype)  # so dq of the first tile, and dk and dv of the first keys, are spoiled
-        return inputs
+        return inputs | {"d_out": loads_show(inputs["d_out"])}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         return super().drive(lab, inputs) | {"tile": TILE}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
-        want = self.expected(inputs | {"d_out": inputs["d_out"].nan_to_num(0)})
-        far = slice(outputs["tile"] + 16, None)  # keys of tiles that begin after the spoiled queries' tile
-        for name in ("dk", "dv"):
-            expect_close(f"{name} of keys from {far.start} on", outputs[name][far], want[name][far],
-                         atol=self.tolerance[inputs["q"].dtype])
+        n = len(inputs["q"])
+        sees = torch.ones(n, n, dtype=torch.bool).tril()
+        expect_no_needless_loads("keys", "queries", outputs["dv"], sees.T, outputs["tile"])
 
 
 class LaunchesTwice(BackwardCheck):
@@ -1124,7 +1158,7 @@ class LaunchesTwice(BackwardCheck):
     advice = "One launch of dk_dv_kernel and one of dq_kernel for the whole batch; p is computed anew in each tile."
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        return [(1, 180), (190, 190)]
+        return [(1, 5), (200, 200)]
 
     def heads(self, rng: np.random.Generator) -> tuple[int, int, int]:
         return 1, 1, 16
@@ -1138,7 +1172,7 @@ class LaunchesTwice(BackwardCheck):
 
     def judge(self, inputs: Values, outputs: Values) -> None:
         expect_equal("launches of dk_dv_kernel and of dq_kernel", outputs["launches"], [1, 1])
-        expect_thrift(inputs, outputs["peak"], 8)
+        expect_thrift(inputs, outputs["peak"], 3)
 
 
 FUSED = ("torch.nn.functional.scaled_dot_product_attention", "torch.nn.attention.flex_attention.flex_attention")
@@ -1149,8 +1183,8 @@ LESSON = Lesson("06", "flash_attention", "Flash attention", minutes=120, exercis
     Exercise("06.2", "Merge two partial softmaxes", "merge", minutes=10, difficulty=2,
              checks=(MergesTwoHalves(), MergesLargeScores(), MergesNothing(), LeavesItsArguments())),
     Exercise("06.3", "Attention in tiles, in torch", "tiled_attention", minutes=25, difficulty=3,
-             checks=(TilesASquare(), TilesAnyShape(), TilesLargeScores(), TilesHalfPrecision(), TilesAlibi(),
-                     TilesRelative(), TilesAPrefix(), TilesNothing(), TilesSaveMemory()),
+             checks=(TilesASquare(), TilesAddUp(), TilesAnyShape(), TilesLargeScores(), TilesHalfPrecision(),
+                     TilesAlibi(), TilesRelative(), TilesAPrefix(), TilesNothing(), TilesSaveMemory()),
              refused=FUSED),
     Exercise("06.4", "The kernel, for one sequence", "attention", minutes=35, difficulty=4,
              checks=(AttendsInOneTile(), AddsUpTiles(), ReachesTheTail(), StaysInside(), SubtractsTheMaximum(),
@@ -1165,8 +1199,8 @@ LESSON = Lesson("06", "flash_attention", "Flash attention", minutes=120, exercis
              refused=FUSED),
     Exercise("06.6", "The backward pass", "flash_attention_backward", minutes=30, difficulty=5,
              checks=(DifferentiatesOneTile(), DifferentiatesManyTiles(), DifferentiatesAnyScale(),
-                     DifferentiatesCausally(), SumsOverTheGroup(), DifferentiatesBatches(),
-                     DifferentiatesLargeScores(), SharesTheLse(), DifferentiatesStrides(), SkipsBackward(),
-                     LaunchesTwice()),
+                     DifferentiatesCausally(), DifferentiatesAWindow(), SumsOverTheGroup(),
+                     DifferentiatesBatches(), DifferentiatesLargeScores(), SharesTheLse(), DifferentiatesStrides(),
+                     SkipsBackward(), LaunchesTwice()),
              refused=FUSED),
 ))
