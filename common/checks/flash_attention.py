@@ -870,9 +870,9 @@ def expect_no_needless_loads(rows: str, columns: str, product: Tensor, seen: Ten
     if len(needless):
         row, block = needless[0].tolist()
         first = row // tile * tile
-        raise Mismatch(f"{columns} {BLOCK * block} to {BLOCK * block + BLOCK - 1} were loaded for the tile of {rows} that "
-                       f"begins at {first}, and it needs none near them ({len(needless)} of {loaded.numel()} pairs of "
-                       f"a row and a block are needless; {len(seen)} {rows}, {seen.shape[1]} {columns})")
+        raise Mismatch(f"{columns} {BLOCK * block} to {BLOCK * block + BLOCK - 1} were loaded for the tile of {rows} "
+                       f"that begins at {first}, and it needs none near them ({len(needless)} of {loaded.numel()} pairs "
+                       f"of a row and a block are needless; {len(seen)} {rows}, {seen.shape[1]} {columns})")
 
 
 class SkipsThePast(SkipsTheFuture):
