@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from common import ROOT
 from common.measure import __main__ as command
-from common.measure import decoder_forward, limits, no_kv, plots, run, stamp, tables, timing
+from common.measure import decoder_forward, limits, no_kv, no_kv_plot, plots, run, stamp, tables, timing
 from common.measure.run import Interrupted, Point
 from common.measure.tables import Table, TableError
 from common.model.llama import Config
@@ -247,9 +247,9 @@ def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
 def test_the_fit_finds_the_curve(timings):
     rows = tables.read(no_kv.TABLE, timings / "toy")
     n = rows.output_length.astype(float)
-    coefficients = plots.fit_times(rows.assign(time=0.5 + 0.002 * n + 3e-6 * n**2))
+    coefficients = no_kv_plot.fit_times(rows.assign(time=0.5 + 0.002 * n + 3e-6 * n**2))
     assert coefficients == pytest.approx([0.5, 0.002, 3e-6])
-    assert plots.describe_fit(coefficients) == "0.5 s + 2 ms·n + 3 µs·n²"
+    assert no_kv_plot.describe_fit(coefficients) == "0.5 s + 2 ms·n + 3 µs·n²"
 
 
 def test_the_command_ends_in_an_error_if_a_table_is_damaged(timings, tmp_path, monkeypatch, capsys):
@@ -264,5 +264,4 @@ def test_the_command_ends_in_an_error_if_a_table_is_damaged(timings, tmp_path, m
 
 @pytest.mark.parametrize("file", sorted((ROOT / "data" / "timings").glob("*/*.csv")), ids=str)
 def test_committed_tables_can_be_read_and_lie_with_their_machine(file):
-    table, _ = plots.FIGURES[file.stem]
-    assert set(tables.read(table, file.parent).machine) == {file.parent.name}
+    assert set(tables.read(plots.TABLES[file.stem], file.parent).machine) == {file.parent.name}

@@ -66,10 +66,10 @@ def measure(out: Path) -> int:
 
 def report(folder: Path) -> None:
     """A short table of each CSV: its key, its times, its limit."""
-    from common.measure.plots import FIGURES
+    from common.measure.plots import TABLES
     from common.measure.tables import read
 
-    for table, _ in FIGURES.values():
+    for table in TABLES.values():
         if table.file(folder).exists():
             columns = [*table.key, *table.numbers, *table.optional, *table.words]
             print(f"\n{table.name}\n{read(table, folder)[columns].to_string(index=False)}\n")

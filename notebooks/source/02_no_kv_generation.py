@@ -313,7 +313,7 @@ print(rows[["output_length", "time", "predicted", "limit_seconds", "repeats"]].r
 # %%
 from IPython.display import Image, display
 
-from common.measure import TIMINGS, plots, style, tables
+from common.measure import TIMINGS, no_kv_plot, plots, style, tables
 
 for machine in ("epyc-2-cores", "h100"):
     folder = TIMINGS / machine
@@ -326,7 +326,7 @@ for machine in ("epyc-2-cores", "h100"):
             measured_over_limit=(rows.time / rows.limit_seconds).map("{:,.1f}".format))
         print(f"{machine}, seconds:", table.to_string(index=False, float_format="{:.3g}".format), "", sep="\n")
         for name, one in rows.groupby("model", sort=False):
-            print(f"{name}: time = {plots.describe_fit(plots.fit_times(one))}, for n new tokens")
+            print(f"{name}: time = {no_kv_plot.describe_fit(no_kv_plot.fit_times(one))}, for n new tokens")
 
 # %% [markdown]
 # How to read it: each point is a whole generation, and its distance from the dashed line is what a better engine could
@@ -334,10 +334,14 @@ for machine in ("epyc-2-cores", "h100"):
 # that lies clearly below the points has left something out: operations that are no products, products too small to run at
 # full rate. Points and predictions that change places by a few per cent are noise.
 #
-# On the H100 the story model lies hundreds of times above its limit. There a call takes about 4.6 ms whether it sees one
+# On the H100 the story model lies hundreds of times above its limit. There a call takes some 4 ms whether it sees one
 # token or hundreds: the arithmetic is over in microseconds, and the rest goes by while Python starts one small operation
-# after the other. A larger model hides that. Each bar there reaches up to one slow run, several times the median: likely
-# the first, in which libraries prepare for lengths that they have not met.
+# after the other. The 8B shape starts more of them, and no call of it is shorter than about 19 ms, although its weights
+# could be read in 5.4 ms. It hides that once it has enough to compute: four times its limit at 128 tokens, twice at 2048.
+#
+# A tale from measuring: in our first run each *new* length cost some 50 ms more than one that had come before. That was
+# cuDNN, which torch prefers on this GPU, planning its attention anew for each shape. A generation without a cache never
+# has the same shape twice, so the course leaves cuDNN out (`common/device.py`).
 #
 # ## Where this loses
 #
