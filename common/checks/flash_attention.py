@@ -17,6 +17,7 @@ from common.checks.draw import randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.checks.guard import guarded_input, poison
 from common.checks.memory import GuardedMemory, PeakMemory
+from common.checks.tile_traces import BLOCK, loaded_blocks, loads_show
 from common.device import DEVICE
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -849,30 +850,19 @@ class SkipsTheFuture(PackedCheck):
         expect_no_needless_loads("queries", "keys", outputs["out"], seen, outputs["tile"])
 
 
-BLOCK = 32  # how many rows of a tensor have their NaN in the same place
-
-
-def loads_show(like: Tensor) -> Tensor:
-    """Zeros, but for a NaN in column j // BLOCK of row j. In a product p @ this, column c is NaN in those rows whose
-    program loaded some of block c, even where their p is 0."""
-    columns = torch.arange(len(like), device=like.device)[:, None, None] // BLOCK
-    return torch.zeros_like(like).scatter_(2, columns, poison(like.dtype))
-
-
 def expect_no_needless_loads(rows: str, columns: str, product: Tensor, seen: Tensor, tile: int) -> None:
     """`seen` (rows, columns) says what a row needs. A tile of rows may load what lies within a tile of that."""
-    blocks = seen.shape[1] // BLOCK
-    loaded = product[:, 0, :blocks].isnan()
+    loaded = loaded_blocks(product, seen.shape[1])
     needed = torch.stack([some.any(0) for some in seen.split(tile)]).float()  # (tiles of rows, columns)
     near = torch.nn.functional.max_pool1d(needed, 2 * tile - 1, stride=1, padding=tile - 1)
-    allowed = near.unflatten(1, (blocks, BLOCK)).amax(2).repeat_interleave(tile, 0)[:len(seen)] > 0
+    allowed = near.unflatten(1, (-1, BLOCK)).amax(2).repeat_interleave(tile, 0)[:len(seen)] > 0
     needless = (loaded & ~allowed).nonzero()
     if len(needless):
         row, block = needless[0].tolist()
-        first = row // tile * tile
         raise Mismatch(f"{columns} {BLOCK * block} to {BLOCK * block + BLOCK - 1} were loaded for the tile of {rows} "
-                       f"that begins at {first}, and it needs none near them ({len(needless)} of {loaded.numel()} pairs "
-                       f"of a row and a block are needless; {len(seen)} {rows}, {seen.shape[1]} {columns})")
+                       f"that begins at {row // tile * tile}, and it needs none near them ({len(needless)} of "
+                       f"{loaded.numel()} pairs of a row and a block are needless; {len(seen)} {rows}, "
+                       f"{seen.shape[1]} {columns})")
 
 
 class SkipsThePast(SkipsTheFuture):
