@@ -144,11 +144,11 @@ def _sequence(cu_seqlens_ptr, index):
 
 
 @triton.jit
-def _sight(nq, nk, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+def _sight(nq, nk, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
     """(low, high): query i sees key j if low <= j - i < high."""
     shift = nk - nq  # the last query sees the last key
     high = shift + 1 if CAUSAL else FAR
-    low = shift - WINDOW + 1 if WINDOW else -FAR
+    low = shift - window + 1 if WINDOWED else -FAR
     return low, high
 
 
@@ -199,14 +199,14 @@ def _hide(scores, distance, low, high, there):
 
 @triton.jit
 def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
-                           q_row, q_head, k_row, k_head, v_row, v_head, group,
-                           CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                           q_row, q_head, k_row, k_head, v_row, v_head, group, window,
+                           CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                            Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
 
     `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
-    strides, `group` is H // KH, WINDOW is 0 where there is none, and D_PAD is D or the next power of two. For 06.4
-    alone there is one sequence and no window. You may change the arguments as you like.
+    strides, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
+    For 06.4 alone there is one sequence and no window. You may change the arguments as you like.
     """
     # BEGIN SOLUTION
     head, heads, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
@@ -223,8 +223,8 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     acc = tl.zeros([Q_TILE, D_PAD], tl.float32)
     row_sum = tl.zeros([Q_TILE], tl.float32)
     row_max = tl.full([Q_TILE], -1e30, tl.float32)  # finite: a row that sees no key shall get 0, not NaN
-    low, high = _sight(nq, nk, CAUSAL, WINDOW)
-    for part in tl.static_range(0 if WINDOW else 1, 3):
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
+    for part in tl.static_range(0 if WINDOWED else 1, 3):
         from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
         for start in range(from_key, to_key, K_TILE):
             keys = start + tl.arange(0, K_TILE)
@@ -304,15 +304,16 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
     flash_attention_kernel[grid](
         q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, (head_dim**-0.5 if scale is None else scale) * LOG2_E,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), heads // k.shape[1],
-        CAUSAL=causal, WINDOW=window or 0, D=head_dim, D_PAD=triton.next_power_of_2(head_dim), **config)
+        window or 0, CAUSAL=causal, WINDOWED=window is not None, D=head_dim, D_PAD=triton.next_power_of_2(head_dim),
+        **config)
     return out, lse
     # END SOLUTION
 
 
 @triton.jit
 def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr, dv_ptr,
-                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group,
-                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+                 CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
     # BEGIN SOLUTION
@@ -328,7 +329,7 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
     v = _load_tile(v_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, True)
 
     dk, dv = tl.zeros([K_TILE, D_PAD], tl.float32), tl.zeros([K_TILE, D_PAD], tl.float32)
-    low, high = _sight(nq, nk, CAUSAL, WINDOW)
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
     for head in range(kv_head * group, (kv_head + 1) * group):
         qo = (q_start * heads + head) * D
         for part in tl.static_range(0 if CAUSAL else 1, 3):
@@ -356,8 +357,8 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
 
 @triton.jit
 def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
-              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group,
-              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+              CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
               Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass."""
     # BEGIN SOLUTION
@@ -376,8 +377,8 @@ def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
     delta = tl.load(delta_ptr + row_heads, mask=queries < nq, other=0.0)
 
     dq = tl.zeros([Q_TILE, D_PAD], tl.float32)
-    low, high = _sight(nq, nk, CAUSAL, WINDOW)
-    for part in tl.static_range(0 if WINDOW else 1, 3):
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
+    for part in tl.static_range(0 if WINDOWED else 1, 3):
         from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
         for start in range(from_key, to_key, K_TILE):
             keys = start + tl.arange(0, K_TILE)
@@ -425,13 +426,14 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
     delta = (d_out.float() * out.float()).sum(-1)
     lse_log2 = lse.masked_fill(lse == -torch.inf, torch.inf) * LOG2_E  # p = exp2(score - inf) = 0 without any key
     config = backward_tiles(head_dim, q.dtype, q.device)
-    constants = {"CAUSAL": causal, "WINDOW": window or 0, "D": head_dim, "D_PAD": triton.next_power_of_2(head_dim)}
+    constants = {"CAUSAL": causal, "WINDOWED": window is not None, "D": head_dim,
+                 "D_PAD": triton.next_power_of_2(head_dim)}
     batch = len(cu_seqlens_q) - 1
     dk_dv_kernel[kv_heads, batch, triton.cdiv(max_seqlen_k, config["K_TILE"])](
         q, k, v, d_out, lse_log2, delta, dk, dv, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
-        **constants, **config)
+        window or 0, **constants, **config)
     dq_kernel[heads, batch, triton.cdiv(max_seqlen_q, config["Q_TILE"])](
         q, k, v, d_out, lse_log2, delta, dq, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
-        **constants, **config)
+        window or 0, **constants, **config)
     return dq, dk, dv
     # END SOLUTION

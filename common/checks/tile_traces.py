@@ -1,4 +1,4 @@
-"""What an attention leaves behind, tile by tile, if its values are chosen for it: which it loads, how it weighs them."""
+"""What an attention leaves behind, tile by tile, if its values are chosen for it: what it loads, how it weighs."""
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

@@ -5,13 +5,25 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from common.files import write_atomically
-from common.measure import PLOTS, TIMINGS, decoder_forward, decoder_forward_plot, no_kv, no_kv_plot, style
+from common.measure import (
+    PLOTS,
+    TIMINGS,
+    decoder_forward,
+    decoder_forward_plot,
+    flash,
+    flash_plot,
+    no_kv,
+    no_kv_plot,
+    style,
+)
 from common.measure.tables import Table, TableError, read
 
 # Each figure's name, the tables that it is drawn from, and the function that takes their rows in this order.
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
+    "attention_performance_seq": ((flash.TABLE,), flash_plot.draw_lengths),
+    "attention_performance_batch": ((flash.TABLE,), flash_plot.draw_batches),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
 
