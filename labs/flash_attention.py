@@ -102,14 +102,14 @@ def tiled_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 @triton.jit
 def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
-                           q_row, q_head, k_row, k_head, v_row, v_head, group,
-                           CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                           q_row, q_head, k_row, k_head, v_row, v_head, group, window,
+                           CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                            Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
 
     `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
-    strides, `group` is H // KH, WINDOW is 0 where there is none, and D_PAD is D or the next power of two. For 06.4
-    alone there is one sequence and no window. You may change the arguments as you like.
+    strides, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
+    For 06.4 alone there is one sequence and no window. You may change the arguments as you like.
     """
     # 06.4 flash_attention_kernel: write the kernel here; its launcher says that it is still a stub.
     pass
@@ -168,8 +168,8 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 @triton.jit
 def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr, dv_ptr,
-                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group,
-                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+                 CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
     # 06.6 dk_dv_kernel: write the kernel here; its launcher says that it is still a stub.
@@ -178,8 +178,8 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
 
 @triton.jit
 def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
-              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group,
-              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+              CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
               Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass."""
     # 06.6 dq_kernel: write the kernel here; its launcher says that it is still a stub.

@@ -331,17 +331,16 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
     dk, dv = tl.zeros([K_TILE, D_PAD], tl.float32), tl.zeros([K_TILE, D_PAD], tl.float32)
     low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
     for head in range(kv_head * group, (kv_head + 1) * group):
-        qo = (q_start * heads + head) * D
+        row = q_start * heads + head  # of the sequence's first query
         for part in tl.static_range(0 if CAUSAL else 1, 3):
             # low <= j - i < high: key j is seen by the queries from j - high + 1 up to j - low
             from_query, to_query = _tiles_seen(part, first, min(first + K_TILE, nk) - 1, 1 - high, 1 - low, nq, Q_TILE)
             for start in range(from_query, to_query, Q_TILE):
                 queries = start + tl.arange(0, Q_TILE)
-                row_heads = (q_start + queries) * heads + head
-                q = _load_tile(q_ptr + qo, queries, heads * D, nq, D, D_PAD, part != 1)
-                d_out = _load_tile(d_out_ptr + qo, queries, heads * D, nq, D, D_PAD, part != 1)
-                lse_log2 = tl.load(lse_log2_ptr + row_heads, mask=queries < nq, other=float("inf"))
-                delta = tl.load(delta_ptr + row_heads, mask=queries < nq, other=0.0)
+                q = _load_tile(q_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
+                d_out = _load_tile(d_out_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
+                lse_log2 = tl.load(lse_log2_ptr + row + queries * heads, mask=queries < nq, other=float("inf"))
+                delta = tl.load(delta_ptr + row + queries * heads, mask=queries < nq, other=0.0)
                 scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (K_TILE, Q_TILE)
                 if part != 1:
                     scores = _hide(scores, keys[:, None] - queries[None, :], low, high, (keys < nk)[:, None])

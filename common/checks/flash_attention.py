@@ -25,9 +25,10 @@ ON_CPU, ON_GPU = (F32, F16), (F32, F16, BF16)  # Triton's interpreter cannot mul
 MARGIN = 2**16  # elements around every tensor: a tile of 128 rows may reach that far
 TILE = 128 if DEVICE.type == "cuda" else 32  # the most queries or keys that a tile may have, see `tiles` in the lab
 
-# Ten times the largest errors seen (see `tolerance`), for values, scores and gradients of size 1.
-OUT = {F32: 1e-5, F16: 1e-2, BF16: 8e-2}
-LSE = 1e-5
+# Ten times the largest error seen in hundreds of draws, for values and scores of size 1: 1.9e-6, 1.2e-3. bfloat16 has
+# three bits less than float16, and so eight times its tolerance.
+OUT = {F32: 2e-5, F16: 1.2e-2, BF16: 1e-1}
+LSE = 2e-5  # seen: 1.5e-6
 
 
 def draw_heads(rng: np.random.Generator, dtype: torch.dtype, nq: int, nk: int, heads: int = 1, kv_heads: int = 1,
@@ -152,8 +153,7 @@ class MergeCheck(Check):
         expect_close("out", outputs["out"], out, atol=self.out_tolerance)
         expect_close("lse", outputs["lse"], lse + self.lift, atol=self.lse_tolerance)
 
-    out_tolerance = 5e-6
-    lse_tolerance = 1e-5
+    out_tolerance, lse_tolerance = 6e-6, 5e-6  # seen: 6.3e-7 and 4.6e-7
 
 
 class MergesTwoHalves(MergeCheck):
@@ -169,7 +169,7 @@ class MergesLargeScores(MergeCheck):
     lift = 500.0
     mistake = "computes exp(lse), which float32 ends at 88"
     advice = "Never exp(lse) alone: subtract the larger one, or the merged one, first; torch.logaddexp does."
-    out_tolerance, lse_tolerance = 1e-3, 6e-4
+    out_tolerance, lse_tolerance = 3e-4, 3e-4  # seen: 3.2e-5 and 3.0e-5, since an lse of 500 has few digits left
 
 
 class MergesNothing(MergeCheck):
@@ -309,7 +309,7 @@ class TilesAnyShape(TiledCheck):
     advice = "The last tile of a row or column is shorter; query head h reads key/value head h // (H // KH)."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return super().draw(rng, dtype) | {"scale": float(rng.uniform(0.1, 0.5))}
+        return super().draw(rng, dtype) | {"scale": float(rng.uniform(0.1, 0.3))}
 
 
 class TilesLargeScores(TiledCheck):
@@ -317,7 +317,7 @@ class TilesLargeScores(TiledCheck):
     points = 1
     mistake = "takes exp of raw scores"
     advice = "Scores reach 40 times their usual size here: subtract the running row maximum before exp."
-    tolerance = {F32: 1e-3}
+    tolerance = {F32: 6e-4}  # seen: 4.9e-5, and 5.6e-5 in lse
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         inputs = super().draw(rng, dtype)
@@ -326,7 +326,7 @@ class TilesLargeScores(TiledCheck):
     def judge(self, inputs: Values, outputs: Values) -> None:
         q, k, v = (inputs[name] for name in "qkv")
         out, lse = plain_attention(q, k, v)
-        expect_attention(q.dtype, outputs, out, lse, self.tolerance[q.dtype], lse_atol=1e-3)
+        expect_attention(q.dtype, outputs, out, lse, self.tolerance[q.dtype], lse_atol=6e-4)
 
 
 class TilesHalfPrecision(TiledCheck):
@@ -508,7 +508,7 @@ class SubtractsTheMaximum(KernelCheck):
     cpu = ON_CPU
     mistake = "takes exp of raw scores"
     advice = "Scores reach 40 times their usual size here: subtract the running row maximum before exp2."
-    tolerance = {F32: 1e-3, F16: 1e-2, BF16: 8e-2}
+    tolerance = OUT | {F32: 2e-4}  # seen: 1.5e-5
 
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
         return 32, 100
@@ -543,7 +543,7 @@ class TakesItsScale(KernelCheck):
         return 32, 40
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
-        return super().draw(rng, dtype) | {"scale": float(rng.uniform(0.3, 0.8))}
+        return super().draw(rng, dtype) | {"scale": float(rng.uniform(0.2, 0.3))}
 
 
 class TakesAnyHeadDim(KernelCheck):
@@ -647,8 +647,8 @@ class SumsInFloat32(KernelCheck):
     def judge(self, inputs: Values, outputs: Values) -> None:
         out, _ = self.expected(inputs)
         dtype = inputs["q"].dtype
-        # The sums are exact but for float32's last bits; then `out` is rounded once, by half a step at most.
-        expect_attention(dtype, outputs, out, None, 300 * max(torch.finfo(dtype).eps, 1e-6))
+        # In float32 7.8e-5 was seen. In half precision `out` is rounded once, by half a step at most.
+        expect_attention(dtype, outputs, out, None, 8e-4 if dtype == F32 else 300 * torch.finfo(dtype).eps)
 
 
 class LaunchesOnce(KernelCheck):
@@ -918,7 +918,7 @@ class LaunchesOnceForAll(PackedCheck):
 # 06.6 -----------------------------------------------------------------------------------------------------------------
 
 GRADIENTS = ("dq", "dk", "dv")
-GRADIENT = {F32: 2e-5, F16: 2e-2, BF16: 1.6e-1}  # ten times the largest errors seen, for gradients of size 1
+GRADIENT = {F32: 2e-5, F16: 2e-2, BF16: 1.6e-1}  # as OUT; seen: 2.2e-6 and 1.8e-3
 
 
 class BackwardCheck(Check):
@@ -999,7 +999,7 @@ class DifferentiatesAnyScale(BackwardCheck):
     draws = 2
     mistake = "forgets the scale in dq or dk, or uses it twice"
     advice = "scores = q k^T * scale, so dq and dk each carry one factor `scale`, and dv none."
-    scale = 0.37
+    scale = 0.13
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         return [(20, 30)]
@@ -1060,7 +1060,7 @@ class DifferentiatesLargeScores(BackwardCheck):
     points = 1
     mistake = "takes exp of raw scores and divides afterwards"
     advice = "p = exp(scores - lse): subtract before exp, and the largest p is 1."
-    tolerance = {F32: 1e-2, F16: 1e-1, BF16: 8e-1}
+    tolerance = {F32: 1e-2, F16: 1e-1, BF16: 8e-1}  # seen in float32: 9.6e-4
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         return [(32, 64)]
