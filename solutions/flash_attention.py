@@ -265,7 +265,7 @@ def attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[
 
     Precision: both products take their factors in the dtype of q, k and v; scores, sums and `acc` are float32.
     Cost: one launch. The function itself computes nothing from q, k and v, and allocates at most twice as many numbers
-    as q, k, v and out hold.
+    in all as q, k, v and out hold.
     """
     # BEGIN SOLUTION
     cu_seqlens_q, cu_seqlens_k = (torch.tensor([0, len(x)], dtype=torch.int32, device=x.device) for x in (q, k))
@@ -415,7 +415,7 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
         dv. Queries that see no key, and keys that no query sees, get 0.
 
     Precision and cost as in `flash_attention`, but in two launches, one of each kernel, and with at most three times as
-    many numbers allocated as q, k, v and out hold.
+    many numbers allocated in all as q, k, v and out hold.
     """
     # BEGIN SOLUTION
     heads, kv_heads, head_dim = q.shape[1], k.shape[1], q.shape[2]

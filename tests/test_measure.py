@@ -4,13 +4,14 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from matplotlib.image import imread
 
 from common import ROOT
 from common.measure import __main__ as command
-from common.measure import decoder_forward, limits, no_kv, no_kv_plot, plots, run, stamp, tables, timing
+from common.measure import decoder_forward, flash, limits, no_kv, no_kv_plot, plots, run, stamp, tables, timing
 from common.measure.run import Interrupted, Point
 from common.measure.tables import Table, TableError
 from common.model.llama import Config
@@ -190,7 +191,7 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        for point in [*no_kv.points(device), *decoder_forward.points(device)]:
+        for point in [*no_kv.points(device), *decoder_forward.points(device), *flash.points(device)]:
             assert tuple(point.key) == point.table.key
     assert {point.key["model"] for point in no_kv.points(torch.device("cuda"))} == {"story-llama", "llama-3-8b-shape"}
 
@@ -220,6 +221,11 @@ def timings(tmp_path):
         peer = dict.fromkeys(decoder_forward.TABLE.optional) | {"peer": "transformers absent: no such module"}
         tables.append(decoder_forward.TABLE, folder,
                       {"task": task, "batch": 1, "tokens": 8, "new_tokens": 0} | numbers | peer | mark)
+    limits = {"matmul_flops_per_second": 7e14, "copy_bytes_per_second": 3e12, **dict.fromkeys(flash.TABLE.optional)}
+    for task in [task for task in flash.tasks() if task.sequence in (1024, 16_384)]:
+        seconds = {"time": task.flops / 4e14, "p05": task.flops / 5e14, "p95": task.flops / 3e14, "tflops": 400.0}
+        tables.append(flash.TABLE, folder, flash.key_of(task, "lesson 06") | limits | seconds | {"reason": ""} | mark)
+        tables.append(flash.TABLE, folder, flash.key_of(task, "FlashInfer") | limits | {"reason": "not here"} | mark)
     return tmp_path / "timings"
 
 
@@ -240,8 +246,16 @@ def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
     no_kv.TABLE.file(timings / "toy").write_text("damaged")
     (timings / "toy" / "foreign.csv").write_text("a,b\n1,2\n")
     written, problems = plots.draw_all(timings, tmp_path / "plots")
-    assert [file.name for file in written] == ["decoder_forward.png"]
+    assert {file.stem for file in written} == plots.FIGURES.keys() - {"no_kv_times"}
     assert len(problems) == 2 and "foreign.csv" in problems[0] and "no_kv_times.csv" in problems[1]
+
+
+def test_attention_is_summed_up_with_its_absent_peers(timings):
+    rows = tables.read(flash.TABLE, timings / "toy")
+    twice = rows[rows.implementation.eq("lesson 06")].assign(implementation="torch FA2", tflops=200.0)
+    said = flash.summary(pd.concat([rows, twice])).splitlines()
+    assert said[0] == "forward, lesson 06 over torch FA2: 2.00 (from 2.00 to 2.00, 8 points)"
+    assert said[-1].startswith("absent, backward, FlashInfer: not here")
 
 
 def test_the_fit_finds_the_curve(timings):

@@ -4,6 +4,7 @@ Every attention is held against its formula in float64 (attention.py), computed 
 """
 from contextlib import ExitStack
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.checks.attention import ScoreMod, causal_mod, packed_attention, plain_attention, segments
-from common.checks.compare import expect_close, expect_equal
+from common.checks.compare import describe, expect_close, expect_equal
 from common.checks.counters import Launches
 from common.checks.draw import randn
 from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
@@ -25,9 +26,9 @@ ON_CPU, ON_GPU = (F32, F16), (F32, F16, BF16)  # Triton's interpreter cannot mul
 MARGIN = 2**16  # elements around every tensor: a tile of 128 rows may reach that far
 TILE = 128 if DEVICE.type == "cuda" else 32  # the most queries or keys that a tile may have, see `tiles` in the lab
 
-# Ten times the largest error seen in hundreds of draws, for values and scores of size 1: 1.9e-6, 1.2e-3. bfloat16 has
+# Ten times the largest error seen in hundreds of draws, for values and scores of size 1: 1.9e-6, 1.3e-3. bfloat16 has
 # three bits less than float16, and so eight times its tolerance.
-OUT = {F32: 2e-5, F16: 1.2e-2, BF16: 1e-1}
+OUT = {F32: 2e-5, F16: 1.3e-2, BF16: 1e-1}
 LSE = 2e-5  # seen: 1.5e-6
 
 
@@ -35,6 +36,13 @@ def draw_heads(rng: np.random.Generator, dtype: torch.dtype, nq: int, nk: int, h
                head_dim: int = 32) -> Values:
     return {"q": randn(rng, nq, heads, head_dim).to(dtype), "k": randn(rng, nk, kv_heads, head_dim).to(dtype),
             "v": randn(rng, nk, kv_heads, head_dim).to(dtype)}
+
+
+def parts(symbol: str, returned: Any, names: tuple[str, ...]) -> tuple:
+    """What a lab's function returned, if it is a tuple of so many things."""
+    if not isinstance(returned, tuple | list) or len(returned) != len(names):
+        raise TypeError(f"`{symbol}` is to return the tuple ({', '.join(names)}), and returned {describe(returned)}")
+    return tuple(returned)
 
 
 def ragged(rng: np.random.Generator, most: int) -> int:
@@ -77,7 +85,7 @@ class BytesCheck(Check):
     draws = 5
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        plain, tiled = lab.attention_bytes(**inputs)
+        plain, tiled = parts("attention_bytes", lab.attention_bytes(**inputs), ("plain", "tiled"))
         return {"plain": plain, "tiled": tiled}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
@@ -90,7 +98,7 @@ class CountsASquare(BytesCheck):
     name = "counts one head and one tile"
     points = 1
     mistake = "forgets that scores and p are each written and read again, or the bytes of lse"
-    advice = "Plain: q, k, scores; scores, p; p, v, out. Tiled: q, k, v, out and four bytes of lse a row."
+    advice = "Plain: q, k, scores; scores, p; p, v, out. Tiled: q, k, v, out, 4 bytes of lse a row. Both plain ints."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         n = 2 ** int(rng.integers(4, 8))
@@ -145,7 +153,7 @@ class MergeCheck(Check):
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         given = {name: inputs[name].clone() for name in ("out_a", "lse_a", "out_b", "lse_b")}
-        out, lse = lab.merge(**given)
+        out, lse = parts("merge", lab.merge(**given), ("out", "lse"))
         return {"out": out, "lse": lse, "after": given}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
@@ -243,7 +251,7 @@ class TiledCheck(Check):
     tolerance = OUT
 
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
-        kv_heads = int(rng.integers(1, 3))
+        kv_heads = int(rng.integers(2, 4))
         return int(rng.integers(20, 90)), int(rng.integers(20, 90)), 3 * kv_heads, kv_heads, 8 * int(rng.integers(1, 5))
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
@@ -255,8 +263,9 @@ class TiledCheck(Check):
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         q, k, v = (inputs[name] for name in "qkv")
-        out, lse = lab.tiled_attention(q, k, v, self.score_mod(inputs), inputs["scale"], inputs["q_tile"],
+        returned = lab.tiled_attention(q, k, v, self.score_mod(inputs), inputs["scale"], inputs["q_tile"],
                                        inputs["k_tile"])
+        out, lse = parts("tiled_attention", returned, ("out", "lse"))
         return {"out": out, "lse": lse}
 
     def judge(self, inputs: Values, outputs: Values) -> None:
@@ -440,9 +449,10 @@ class KernelCheck(Check):
         return self.run(lab, [guarded_input(inputs[name], MARGIN) for name in "qkv"], inputs["scale"])
 
     def run(self, lab: ModuleType, qkv: list[Tensor], scale: float | None) -> Values:
-        with GuardedMemory(MARGIN) as memory:
-            out, lse = lab.attention(*qkv, self.causal, scale)
-        return {"out": out, "lse": lse, "stray": memory.stray_writes()}
+        with Launches(lab, "flash_attention_kernel") as launches, GuardedMemory(MARGIN) as memory:
+            out, lse = parts("attention", lab.attention(*qkv, self.causal, scale), ("out", "lse"))
+        return {"out": out, "lse": lse, "stray": memory.stray_writes(), "allocated": memory.allocated,
+                "launches": launches.count}
 
     def expected(self, inputs: Values) -> tuple[Tensor, Tensor]:
         q, k, v = (inputs[name] for name in "qkv")
@@ -624,10 +634,10 @@ class TakesStrides(KernelCheck):
 def strided(inputs: Values) -> list[Tensor]:
     """q and v as slices of wider tensors, k with its heads outermost; NaN lies in the gaps."""
     q, k, v = (inputs[name] for name in "qkv")
-    wide_q = torch.full((len(q), q.shape[1] + 3, q.shape[2]), poison(q.dtype), dtype=q.dtype, device=q.device)
-    wide_v = torch.full((len(v), v.shape[1], v.shape[2] + 8), poison(v.dtype), dtype=v.dtype, device=v.device)
+    wide_q = guarded_input(torch.full((len(q), q.shape[1] + 3, q.shape[2]), torch.nan).to(q), MARGIN)
+    wide_v = guarded_input(torch.full((len(v), v.shape[1], v.shape[2] + 8), torch.nan).to(v), MARGIN)
     wide_q[:, 1:-2], wide_v[..., :-8] = q, v
-    return [wide_q[:, 1:-2], k.transpose(0, 1).contiguous().transpose(0, 1), wide_v[..., :-8]]
+    return [wide_q[:, 1:-2], guarded_input(k.transpose(0, 1), MARGIN).transpose(0, 1), wide_v[..., :-8]]
 
 
 class SumsInFloat32(KernelCheck):
@@ -661,21 +671,16 @@ class LaunchesOnce(KernelCheck):
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
         return int(rng.integers(195, 210)), int(rng.integers(195, 210)), 1, 1, 16
 
-    def run(self, lab: ModuleType, qkv: list[Tensor], scale: float | None) -> Values:
-        with Launches(lab, "flash_attention_kernel") as launches, PeakMemory() as memory:
-            lab.attention(*qkv, self.causal, scale)
-        return {"launches": launches.count, "peak": memory.peak}
-
     def judge(self, inputs: Values, outputs: Values) -> None:
         expect_equal("launches of flash_attention_kernel", outputs["launches"], 1)
-        expect_thrift(inputs, outputs["peak"], 2)
+        expect_thrift(inputs, outputs["allocated"], 2)
 
 
-def expect_thrift(inputs: Values, peak: int, factor: int) -> None:
+def expect_thrift(inputs: Values, allocated: int, factor: int) -> None:
     held = 2 * inputs["q"].numel() + inputs["k"].numel() + inputs["v"].numel()
-    if peak > factor * held:
-        raise Mismatch(f"{peak:,} numbers were allocated at one time, allowed are {factor} times the {held:,} of q, k, "
-                       f"v and out; all scores of one head are {len(inputs['q']) * len(inputs['k']):,}")
+    if allocated > factor * held:
+        raise Mismatch(f"{allocated:,} numbers were allocated, allowed are {factor} times the {held:,} of q, k, v and "
+                       f"out; all scores of one head are {len(inputs['q']) * len(inputs['k']):,}")
 
 
 # 06.5 -----------------------------------------------------------------------------------------------------------------
@@ -701,14 +706,13 @@ class PackedCheck(Check):
         return draw_packed(rng, dtype, self.lengths(rng)) | {"window": self.window(rng)}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        q, k, v = (guarded_input(inputs[name], MARGIN) for name in "qkv")
-        with GuardedMemory(MARGIN) as memory:
-            out, lse = self.call(lab, inputs, q, k, v)
-        return {"out": out, "lse": lse, "stray": memory.stray_writes()}
-
-    def call(self, lab: ModuleType, inputs: Values, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return lab.flash_attention(q, k, v, inputs["cu_seqlens_q"], inputs["cu_seqlens_k"], inputs["max_seqlen_q"],
-                                   self.causal, inputs["window"])
+        qkv = (guarded_input(inputs[name], MARGIN) for name in "qkv")
+        with Launches(lab, "flash_attention_kernel") as launches, GuardedMemory(MARGIN) as memory:
+            returned = lab.flash_attention(*qkv, inputs["cu_seqlens_q"], inputs["cu_seqlens_k"],
+                                           inputs["max_seqlen_q"], self.causal, inputs["window"])
+            out, lse = parts("flash_attention", returned, ("out", "lse"))
+        return {"out": out, "lse": lse, "stray": memory.stray_writes(), "allocated": memory.allocated,
+                "launches": launches.count}
 
     def expected(self, inputs: Values) -> tuple[Tensor, Tensor]:
         return packed_attention(*(inputs[name] for name in PACKED), self.causal, inputs["window"])
@@ -759,7 +763,7 @@ class TakesABatchOfOne(PackedCheck):
     advice = "One sequence is a batch too, and with causal=False each of its queries sees all keys."
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        return [(ragged(rng, 60), ragged(rng, 60))]
+        return [(int(rng.integers(33, 60)), ragged(rng, 60))]
 
 
 class KeepsSequencesApart(PackedCheck):
@@ -905,20 +909,15 @@ class LaunchesOnceForAll(PackedCheck):
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return draw_packed(rng, dtype, self.lengths(rng), head_dim=16) | {"window": None}
 
-    def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        with Launches(lab, "flash_attention_kernel") as launches, PeakMemory() as memory:
-            self.call(lab, inputs, inputs["q"], inputs["k"], inputs["v"])
-        return {"launches": launches.count, "peak": memory.peak}
-
     def judge(self, inputs: Values, outputs: Values) -> None:
         expect_equal("launches of flash_attention_kernel", outputs["launches"], 1)
-        expect_thrift(inputs, outputs["peak"], 2)
+        expect_thrift(inputs, outputs["allocated"], 2)
 
 
 # 06.6 -----------------------------------------------------------------------------------------------------------------
 
 GRADIENTS = ("dq", "dk", "dv")
-GRADIENT = {F32: 2e-5, F16: 2e-2, BF16: 1.6e-1}  # as OUT; seen: 2.2e-6 and 1.8e-3
+GRADIENT = {F32: 2e-5, F16: 2.5e-2, BF16: 2e-1}  # of the largest gradient, or of 1; as OUT; seen: 2.2e-6, 2.5e-3
 
 
 class BackwardCheck(Check):
@@ -949,9 +948,12 @@ class BackwardCheck(Check):
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
         guarded = {name: guarded_input(inputs[name], MARGIN) for name in ("d_out", "q", "k", "v", "out", "lse")}
-        with GuardedMemory(MARGIN) as memory:
-            gradients = self.call(lab, inputs | guarded)
-        return dict(zip(GRADIENTS, gradients, strict=True)) | {"stray": memory.stray_writes()}
+        with ExitStack() as stack:
+            launches = [stack.enter_context(Launches(lab, name)) for name in ("dk_dv_kernel", "dq_kernel")]
+            memory = stack.enter_context(GuardedMemory(MARGIN))
+            gradients = parts("flash_attention_backward", self.call(lab, inputs | guarded), GRADIENTS)
+        return dict(zip(GRADIENTS, gradients, strict=True)) | {
+            "stray": memory.stray_writes(), "allocated": memory.allocated, "launches": [one.count for one in launches]}
 
     def call(self, lab: ModuleType, inputs: Values) -> tuple[Tensor, Tensor, Tensor]:
         tensors = (inputs[name] for name in ("d_out", "q", "k", "v", "out", "lse", "cu_seqlens_q", "cu_seqlens_k"))
@@ -969,7 +971,8 @@ class BackwardCheck(Check):
             dtype = inputs["q"].dtype
             if isinstance(outputs[name], Tensor) and outputs[name].dtype != dtype:
                 raise Mismatch(f"{name} is {outputs[name].dtype}, but q, k and v are {dtype}")
-            expect_close(name, outputs[name], want, atol=self.tolerance[dtype])
+            largest = float(want.abs().amax()) if want.numel() else 1.0
+            expect_close(name, outputs[name], want, atol=self.tolerance[dtype] * max(1.0, largest))
 
 
 class DifferentiatesOneTile(BackwardCheck):
@@ -1060,7 +1063,7 @@ class DifferentiatesLargeScores(BackwardCheck):
     points = 1
     mistake = "takes exp of raw scores and divides afterwards"
     advice = "p = exp(scores - lse): subtract before exp, and the largest p is 1."
-    tolerance = {F32: 1e-2, F16: 1e-1, BF16: 8e-1}  # seen in float32: 9.6e-4
+    tolerance = {F32: 3e-4, F16: 0.08, BF16: 0.6}  # seen: 2.5e-5 and 7.8e-3 of the largest, which is up to 66
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         return [(32, 64)]
@@ -1156,16 +1159,9 @@ class LaunchesTwice(BackwardCheck):
     def heads(self, rng: np.random.Generator) -> tuple[int, int, int]:
         return 1, 1, 16
 
-    def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        with ExitStack() as stack:
-            launches = [stack.enter_context(Launches(lab, name)) for name in ("dk_dv_kernel", "dq_kernel")]
-            memory = stack.enter_context(PeakMemory())
-            self.call(lab, inputs)
-        return {"launches": [one.count for one in launches], "peak": memory.peak}
-
     def judge(self, inputs: Values, outputs: Values) -> None:
         expect_equal("launches of dk_dv_kernel and of dq_kernel", outputs["launches"], [1, 1])
-        expect_thrift(inputs, outputs["peak"], 3)
+        expect_thrift(inputs, outputs["allocated"], 3)
 
 
 FUSED = ("torch.nn.functional.scaled_dot_product_attention", "torch.nn.attention.flex_attention.flex_attention")
@@ -1184,8 +1180,7 @@ LESSON = Lesson("06", "flash_attention", "Flash attention", minutes=120, exercis
                      ReturnsTheLse(), TakesItsScale(), TakesAnyHeadDim(), HidesTheFuture(), AlignsTheLastKeys(),
                      SeesNoKey(), SharesKeyHeads(), TakesStrides(), SumsInFloat32(), LaunchesOnce()),
              refused=FUSED),
-    Exercise("06.5", "Packed batches, windows, and tiles that are never loaded", "flash_attention", minutes=20,
-             difficulty=4,
+    Exercise("06.5", "Packed batches, windows, skipped tiles", "flash_attention", minutes=20, difficulty=4,
              checks=(AttendsWithinSequences(), TakesRaggedBatches(), TakesABatchOfOne(), KeepsSequencesApart(),
                      TakesEmptySequences(), SlidesAWindow(), SlidesEachWindow(), SkipsTheFuture(), SkipsThePast(),
                      WritesItsRowsOnly(), LaunchesOnceForAll()),

@@ -1,4 +1,4 @@
-"""What a lab allocates within a block: how much of it at once, and whether a kernel writes beside it.
+"""What a lab allocates within a block: how much, and whether a kernel writes beside it.
 
 Both watch every torch operation from below (`TorchDispatchMode`), so that they see each tensor however it was made.
 """
@@ -52,12 +52,13 @@ class PeakMemory(NewTensors):
 class GuardedMemory(NewTensors):
     """`with GuardedMemory(margin) as memory:` every floating tensor made within lies between margins (see guard.py).
 
-    What `torch.empty` and its like leave undefined is NaN, so that elements that a kernel forgets show.
+    What `torch.empty` and its like leave undefined is NaN, so that elements that a kernel forgets show. The margins are
+    kept, so a kernel that writes into them does no harm; `allocated` counts the elements between them.
     """
 
     def __init__(self, margin: int):
         super().__init__()
-        self.margin, self.buffers = margin, []
+        self.margin, self.buffers, self.allocated = margin, [], 0
 
     def made(self, tensor: Tensor, operation) -> Tensor:
         if not tensor.dtype.is_floating_point or not tensor.numel():
@@ -65,6 +66,7 @@ class GuardedMemory(NewTensors):
         elements = tensor.untyped_storage().nbytes() // tensor.element_size()
         buffer = torch.full((elements + 2 * self.margin,), QUIET, dtype=tensor.dtype, device=tensor.device)
         self.buffers.append(buffer)
+        self.allocated += elements
         inside = buffer.as_strided(tensor.size(), tensor.stride(), self.margin + tensor.storage_offset())
         return inside.fill_(poison(tensor.dtype)) if "empty" in operation.__name__ else inside.copy_(tensor)
 

@@ -17,21 +17,18 @@ LINES = {  # every line differs in colour, marker and dashes
 }
 
 
-def draw_lengths(rows: pd.DataFrame) -> Figure:
-    """Forward and backward, heads of 64 and of 128, without a mask (left) and causal (right)."""
-    grid = rows[rows.heads.eq(rows.kv_heads) & (rows.batch.astype(int) * rows.sequence.astype(int)).eq(TOKENS)]
-    kinds = [kind for kind, _ in grid.groupby(["direction", "head_dim"], sort=False)]
-    figure = Figure(figsize=(14.2, 4.6 * len(kinds) + 1.2), layout="constrained")
-    for (direction, head_dim), pair in zip(kinds, figure.subplots(len(kinds), 2, squeeze=False), strict=True):
+def draw_lengths(direction: str, rows: pd.DataFrame) -> Figure:
+    """Heads of 64 and of 128, without a mask (left) and causal (right)."""
+    grid = rows[rows.direction.eq(direction) & rows.heads.eq(rows.kv_heads)
+                & (rows.batch.astype(int) * rows.sequence.astype(int)).eq(TOKENS)]
+    head_dims = sorted(grid.head_dim.unique(), key=int)
+    figure = Figure(figsize=(14.2, 4.1 * len(head_dims) + 1.6), layout="constrained")
+    for head_dim, pair in zip(head_dims, figure.subplots(len(head_dims), 2, squeeze=False), strict=True):
         for causal, panel in zip("01", pair, strict=True):
-            here = grid[grid.direction.eq(direction) & grid.head_dim.eq(head_dim) & grid.causal.eq(causal)]
-            if len(here):
-                draw_panel(panel, here, "sequence", "sequence length (tokens)")
-                panel.set_title(f"{direction}, {here.iloc[0].heads} heads of {head_dim}, "
-                                f"{'causal' if causal == '1' else 'no mask'}")
-    first = rows.iloc[0]
-    figure.suptitle(f"{TOKENS:,} tokens in all, {first['dtype']}, {style.machine_name(first)}", fontsize=14)
-    add_legend(figure)
+            here = grid[grid.head_dim.eq(head_dim) & grid.causal.eq(causal)]
+            draw_panel(panel, here, "sequence", "sequence length (tokens)")
+            panel.set_title(f"{here.iloc[0].heads} heads of {head_dim}, {'causal' if causal == '1' else 'no mask'}")
+    finish(figure, f"{direction}, {TOKENS:,} tokens in all", rows)
     return figure
 
 
@@ -46,9 +43,7 @@ def draw_batches(rows: pd.DataFrame) -> Figure:
     grouped = causal[causal.heads.ne(causal.kv_heads)]
     draw_panel(right, grouped, "sequence", "sequence length (tokens)")
     right.set_title(f"{grouped.iloc[0].heads} query heads, {grouped.iloc[0].kv_heads} key/value heads of 128, causal")
-    first = rows.iloc[0]
-    figure.suptitle(f"forward, {first['dtype']}, {style.machine_name(first)}", fontsize=14)
-    add_legend(figure)
+    finish(figure, "forward", rows)
     return figure
 
 
@@ -74,8 +69,10 @@ def draw_panel(panel: Axes, rows: pd.DataFrame, across: str, label: str) -> None
     share.set_ylabel("% of the limit")
 
 
-def add_legend(figure: Figure) -> None:
-    """One legend for all panels, each line named once: the implementations, then what they are held against."""
+def finish(figure: Figure, what: str, rows: pd.DataFrame) -> None:
+    """A title, and one legend for all panels: the implementations, then what they are held against."""
+    first = rows.iloc[0]
+    figure.suptitle(f"{what}, {first['dtype']}, {style.machine_name(first)}", fontsize=14)
     named = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(),
                                                                             strict=True)}
     order = [name for name in LINES if name in named] + [name for name in named if name not in LINES]

@@ -1,5 +1,6 @@
 """Every figure from the CSVs alone: `make plots`. How each one is drawn stands in its own `..._plot.py`."""
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,7 +23,8 @@ from common.measure.tables import Table, TableError, read
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
-    "attention_performance_seq": ((flash.TABLE,), flash_plot.draw_lengths),
+    "attention_performance_seq": ((flash.TABLE,), partial(flash_plot.draw_lengths, "forward")),
+    "attention_performance_backward": ((flash.TABLE,), partial(flash_plot.draw_lengths, "backward")),
     "attention_performance_batch": ((flash.TABLE,), flash_plot.draw_batches),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}

@@ -348,7 +348,7 @@ with attempt("06.4"):
 # over three ranges (cut by the window, whole, cut by the diagonal or the tail), with the mask compiled into the outer two
 # only. You need not; on a GPU it is worth it.
 #
-# ### 06.5 Packed batches, windows, and tiles that are never loaded
+# ### 06.5 Packed batches, windows, skipped tiles
 #
 # *20 minutes · difficulty 4 · `flash_attention` in `labs/flash_attention.py` · `check("06.5")`*
 #
@@ -573,11 +573,12 @@ from common.measure import TIMINGS, flash, plots, tables
 
 folder = TIMINGS / "h100"
 if flash.TABLE.file(folder).exists():
-    for name, says in (("attention_performance_seq", "sequence length at 16,384 tokens in all"),
-                       ("attention_performance_batch", "batch size")):
+    for name, says in (("attention_performance_seq", "forward against the length of the sequences"),
+                       ("attention_performance_batch", "forward against the batch size, and with Llama-3-8B's heads"),
+                       ("attention_performance_backward", "backward against the length of the sequences")):
         display(Image(style.png(plots.draw(name, folder)), alt=(
-            f"TFLOP/s of attention on an H100 against {says}, for several implementations, with the measured rate of a "
-            "matrix product as the limit above them all.")))
+            f"TFLOP/s of attention on an H100, {says}, for several implementations, with the measured rate of a matrix "
+            "product as the limit above them all.")))
     print(flash.summary(tables.read(flash.TABLE, folder)))
 else:
     print("No H100 has measured this lesson yet: `make timings` on one, then `make plots`.")
