@@ -132,7 +132,7 @@ def attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[
 
     Precision: both products take their factors in the dtype of q, k and v; scores, sums and `acc` are float32.
     Cost: one launch. The function itself computes nothing from q, k and v, and allocates at most twice as many numbers
-    as q, k, v and out hold.
+    in all as q, k, v and out hold.
     """
     raise NotImplementedError(
         "06.4 attention: still a stub. Write it in labs/flash_attention.py, then run check('06.4')."
@@ -207,7 +207,7 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
         dv. Queries that see no key, and keys that no query sees, get 0.
 
     Precision and cost as in `flash_attention`, but in two launches, one of each kernel, and with at most three times as
-    many numbers allocated as q, k, v and out hold.
+    many numbers allocated in all as q, k, v and out hold.
     """
     raise NotImplementedError(
         "06.6 flash_attention_backward: still a stub. Write it in labs/flash_attention.py, then run check('06.6')."

@@ -185,6 +185,7 @@ def _load_tile(ptr, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr, M
 
 @triton.jit
 def _store_tile(ptr, tile, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr):
+    """Writes those rows and columns of `tile` that exist."""
     dims = tl.arange(0, D_PAD)
     ptrs = ptr + rows[:, None] * row_stride + dims[None, :]
     tl.store(ptrs, tile.to(ptr.dtype.element_ty), mask=(rows < n)[:, None] & (dims < D)[None, :])
@@ -224,7 +225,7 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     row_sum = tl.zeros([Q_TILE], tl.float32)
     row_max = tl.full([Q_TILE], -1e30, tl.float32)  # finite: a row that sees no key shall get 0, not NaN
     low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
-    for part in tl.static_range(0 if WINDOWED else 1, 3):
+    for part in tl.static_range(0 if WINDOWED else 1, 3):  # cut by the window, seen whole, cut by the diagonal or nk
         from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
         for start in range(from_key, to_key, K_TILE):
             keys = start + tl.arange(0, K_TILE)

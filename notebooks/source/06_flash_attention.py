@@ -17,13 +17,15 @@
 # kernel with a mask (00.3 will do). No GPU: Triton's interpreter runs it all, about 8 ms for each tile.
 #
 # ```
-#        plain                                            in tiles
+#   plain                                    in tiles
 #
-#   q k^T  ->  scores  (Nq x Nk)  -> memory          for each tile of queries:
-#   memory ->  softmax ->   p     -> memory              for each tile of keys:          scores of one tile
-#   memory ->  p v     ->  out                               scores, p, acc += p v       live and die on the chip
-#                                                        out = acc / sum of p
-#   three kernels, four trips of Nq x Nk numbers     one kernel, no trip at all
+#   q k^T  -> scores (Nq x Nk) -> memory     for each tile of queries:
+#   memory -> softmax -> p     -> memory         for each tile of keys:
+#   memory -> p v -> out                             scores, p, acc += p v
+#                                                out = acc / sum of p
+#
+#   three kernels, and four trips of         one kernel; the scores of a tile
+#   Nq x Nk numbers between them             live and die on the chip
 # ```
 #
 # **Shapes and names**
