@@ -16,7 +16,7 @@ def plain_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     scores = torch.einsum("ihd,jhd->hij", q, k) * (q.shape[2]**-0.5 if scale is None else scale)
     if score_mod is not None:
-        scores = score_mod(scores, torch.arange(len(q)), torch.arange(len(k)))
+        scores = score_mod(scores, torch.arange(len(q), device=q.device), torch.arange(len(k), device=q.device))
     sees_none = (scores == -torch.inf).all(-1)
     lse = scores.masked_fill(sees_none[..., None], 0).logsumexp(-1)  # for rows that see no key: any number
     p = (scores - lse[..., None]).exp()

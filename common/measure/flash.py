@@ -116,6 +116,8 @@ def measure_all(task: Task, device: torch.device) -> dict[str, dict | NotImpleme
             ready[name] = attend
         except NotImplementedError as stub:
             rows[name] = stub
+        except Absent as absent:
+            rows[name] = blank | {"reason": str(absent)}
         except Exception as error:
             rows[name] = blank | {"reason": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     del reference

@@ -46,11 +46,11 @@ import torch
 from common import model_folder
 from common.checks import attempt, check, load_lab
 from common.checks.attention import causal_mod, plain_attention, segments
+from common.device import DEVICE
 from common.model.checkpoint import load_model
 from common.model.tokenizer import Tokenizer
 
-model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
-config = model.config
+model, tokenizer = load_model(model_folder(), device=DEVICE), Tokenizer(model_folder())
 
 # %% [markdown]
 # ## What attention waits for
@@ -326,8 +326,8 @@ display(Image(style.png(picture_of_errors([(mistake, (wrong(mistake) - exact).ab
 # %%
 with attempt("06.4"):
     lab = load_lab("flash_attention")
-    out, _ = lab.attention(q, k, traces, causal=True)
-    error = (out[:, 0, :8] - exact).abs()
+    out, _ = lab.attention(*(x.to(DEVICE) for x in (q, k, traces)), causal=True)
+    error = (out[:, 0, :8].cpu() - exact).abs()
     print(f"largest error of any of {5 * 8} tiles below 1e-5: {bool(error.max() < 1e-5)}")
     if not error.max() < 1e-5:
         display(Image(style.png(picture_of_errors([("yours", error)])), alt="Where the lab's kernel is wrong."))
@@ -375,12 +375,12 @@ check("06.5")
 
 # %%
 def cu_seqlens(*lengths: int) -> torch.Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).int()
+    return torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
 
 
 def loads_of(lab, queries: list[int], keys: list[int], window: int | None = None):
     """What each query has to see, (Nq, Nk), and which tiles of keys its program loads, (Nq, tiles)."""
-    q, k = torch.randn(sum(queries), 1, 16), torch.randn(sum(keys), 1, 16)
+    q, k = (torch.randn(sum(lengths), 1, 16, device=DEVICE) for lengths in (queries, keys))
     starts = cu_seqlens(*queries), cu_seqlens(*keys)
     out, _ = lab.flash_attention(q, k, loads_show(k), *starts, max(queries), causal=True, window=window)
     seen = torch.zeros(len(q), len(k), dtype=torch.bool)
@@ -388,7 +388,7 @@ def loads_of(lab, queries: list[int], keys: list[int], window: int | None = None
         block = torch.zeros_like(seen[rows, columns], dtype=torch.float)
         numbers = torch.arange(block.shape[0]), torch.arange(block.shape[1])
         seen[rows, columns] = causal_mod(*block.shape, window)(block, *numbers) == 0
-    return seen, loaded_blocks(out, len(k))
+    return seen, loaded_blocks(out, len(k)).cpu()
 
 
 with attempt("06.5"):
@@ -436,7 +436,8 @@ def speak(lab, text: str, new_tokens: int, window: int | None = None) -> list[in
     """Greedy tokens after `text`, up to the end of the line."""
     backend, ids, position, answer = FlashBackend(lab, window), tokenizer.encode(text), 0, []
     while len(answer) < new_tokens:
-        hidden = model(torch.tensor(ids), torch.arange(position, position + len(ids)), backend)
+        positions = torch.arange(position, position + len(ids), device=DEVICE)
+        hidden = model(torch.tensor(ids, device=DEVICE), positions, backend)
         position += len(ids)
         ids = [int(model.logits(hidden[-1:]).argmax())]
         if tokenizer.decode(ids) == "\n" or ids[0] in tokenizer.stop_ids:
@@ -549,8 +550,8 @@ class Flash(torch.autograd.Function):
 
 def gradient(attention) -> torch.Tensor:
     learner = copy.deepcopy(model).requires_grad_(True)
-    ids = torch.tensor(tokenizer.encode("The red kite was in the orchard all morning."))
-    logits = learner.logits(learner(ids, torch.arange(len(ids)), attention))
+    ids = torch.tensor(tokenizer.encode("The red kite was in the orchard all morning."), device=DEVICE)
+    logits = learner.logits(learner(ids, torch.arange(len(ids), device=DEVICE), attention))
     torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).backward()
     return learner.layers[0].self_attn.q_proj.weight.grad
 
