@@ -706,7 +706,7 @@ class PackedCheck(Check):
         return draw_packed(rng, dtype, self.lengths(rng)) | {"window": self.window(rng)}
 
     def drive(self, lab: ModuleType, inputs: Values) -> Values:
-        qkv = (guarded_input(inputs[name], MARGIN) for name in "qkv")
+        qkv = [guarded_input(inputs[name], MARGIN) for name in "qkv"]
         with Launches(lab, "flash_attention_kernel") as launches, GuardedMemory(MARGIN) as memory:
             returned = lab.flash_attention(*qkv, inputs["cu_seqlens_q"], inputs["cu_seqlens_k"],
                                            inputs["max_seqlen_q"], self.causal, inputs["window"])
