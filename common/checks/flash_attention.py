@@ -23,6 +23,7 @@ from common.device import DEVICE
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 ON_CPU, ON_GPU = (F32, F16), (F32, F16, BF16)  # Triton's interpreter cannot multiply bfloat16
+COMPILING = 60  # seconds for one drive: on a GPU every dtype and head dim is compiled first
 MARGIN = 2**16  # elements around every tensor: a tile of 128 rows may reach that far
 TILE = 128 if DEVICE.type == "cuda" else 32  # the most queries or keys that a tile may have, see `tiles` in the lab
 
@@ -434,7 +435,7 @@ class TilesSaveMemory(TiledCheck):
 class KernelCheck(Check):
     """`attention` on one sequence, between guard margins."""
 
-    cuda = ON_GPU
+    cuda, seconds = ON_GPU, COMPILING
     tolerance = OUT
     causal = False
 
@@ -692,7 +693,7 @@ PACKED = ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k")
 class PackedCheck(Check):
     """`flash_attention` on a packed batch, between guard margins."""
 
-    cuda = ON_GPU
+    cuda, seconds = ON_GPU, COMPILING
     causal = True
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -923,7 +924,7 @@ GRADIENT = {F32: 2e-5, F16: 2.5e-2, BF16: 2e-1}  # of the largest gradient, or o
 class BackwardCheck(Check):
     """`flash_attention_backward` of a packed batch, against the gradients that autograd finds in float64."""
 
-    cuda = ON_GPU
+    cuda, seconds = ON_GPU, COMPILING
     tolerance = GRADIENT
     causal = False
     scale: float | None = None

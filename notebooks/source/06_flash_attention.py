@@ -482,21 +482,21 @@ with attempt("06.5"):
 # ## Backward: compute it again
 #
 # Training needs gradients. With $S = q k^\top \cdot \text{scale}$, $P = e^{S - \text{lse}}$ and $\text{out} = P v$, and with
-# $\text{dout}$ the gradient that comes from above,
+# $\text{d\_out}$ the gradient that comes from above,
 #
-# $$dv = P^\top \text{dout}, \qquad dP = \text{dout}\, v^\top, \qquad
+# $$dv = P^\top \text{d\_out}, \qquad dP = \text{d\_out}\, v^\top, \qquad
 # dS_{ij} = P_{ij}\,\Big(dP_{ij} - \sum_l P_{il}\, dP_{il}\Big),$$
 # $$dq = dS\, k \cdot \text{scale}, \qquad dk = dS^\top q \cdot \text{scale}.$$
 #
 # The sum in $dS$ (it comes from the softmax, whose weights sum to 1) seems to need a whole row of $P$ and $dP$. It does
 # not:
 #
-# $$\sum_l P_{il}\, dP_{il} = \sum_l P_{il} \sum_d \text{dout}_{id}\, v_{ld} = \sum_d \text{dout}_{id}\, \text{out}_{id}
+# $$\sum_l P_{il}\, dP_{il} = \sum_l P_{il} \sum_d \text{d\_out}_{id}\, v_{ld} = \sum_d \text{d\_out}_{id}\, \text{out}_{id}
 # =: \delta_i .$$
 #
 # One number for each row, from what is at hand. And $P$ itself? Nobody kept it. But one tile of it is `exp(scores - lse)`:
-# two products instead of one, and no memory. This is why the forward pass returns `lse`, and why computing again is
-# *faster* than remembering.
+# a product computed for the second time, and no memory. This is the other reason why the forward pass returns `lse`, and
+# why computing again is *faster* than remembering.
 #
 # Two kernels share the work. In `dk_dv_kernel` a program owns a tile of keys and walks over the queries that see them; in
 # `dq_kernel` it owns a tile of queries and walks over keys, as in the forward pass. So no two programs write to the same
