@@ -1,4 +1,5 @@
 """Timings are kept whole, resumed and never believed unread; figures come from the CSVs alone. No speed is judged."""
+import dataclasses
 import os
 import sys
 import time
@@ -10,10 +11,29 @@ import torch
 from matplotlib.image import imread
 
 from common import ROOT
+from common.authoring.stubs import make_stub
 from common.measure import __main__ as command
-from common.measure import decoder_forward, flash, limits, no_kv, no_kv_plot, plots, run, stamp, tables, timing
+from common.measure import (
+    decoder_forward,
+    flash,
+    limits,
+    models,
+    no_kv,
+    no_kv_plot,
+    plots,
+    prefill,
+    roofline,
+    run,
+    single_batch,
+    stamp,
+    style,
+    tables,
+    timing,
+)
+from common.measure.ceilings import Ceilings
 from common.measure.run import Interrupted, Point
 from common.measure.tables import Table, TableError
+from common.model.attention import CausalAttention
 from common.model.llama import Config
 from common.model.shapes import random_model
 
@@ -176,6 +196,81 @@ def test_a_stub_predicts_nothing_and_costs_no_measurement(subject, monkeypatch, 
     assert no_kv.measure(lambda: subject, 2, budget=0.0)["predicted"] is None
 
 
+def test_a_cached_generation_makes_a_full_row_beside_its_peer(subject, monkeypatch):
+    monkeypatch.setenv("LABS", "solutions")
+    plan = single_batch.Plan(longest=9, longest_of_peer=5, at_least=1, budget=0.0)
+    it = single_batch.Subject(subject, models.peer_of(subject.model), "transformers")
+    row = single_batch.measure(lambda: it, 5, plan)
+    assert set(row) == {*single_batch.TABLE.numbers, *single_batch.TABLE.optional, *single_batch.TABLE.words}
+    assert None not in row.values() and row["code"] == "solutions"
+    assert row["time"] == pytest.approx(row["prefill_s"] + row["decode_s"])
+    assert 0 < row["limit_seconds"] < no_kv.limit_seconds(subject, 5), "with a cache there is less to do"
+    assert row["predicted"] == pytest.approx(5 * 1e-4, rel=0.5)
+    assert single_batch.measure(lambda: it, 6, plan)["peer_time"] is None, "longer than the peer is timed"
+
+
+def test_a_batch_makes_a_full_row_beside_its_peer(subject, monkeypatch):
+    monkeypatch.setenv("LABS", "solutions")
+    plan = single_batch.Plan(longest=5, longest_of_peer=5, at_least=2, budget=0.0)
+    it = single_batch.Subject(subject, models.peer_of(subject.model), "transformers")
+    row = prefill.measure(lambda: it, [3, 9, 1], plan)
+    assert set(row) == {*prefill.NUMBERS, *prefill.PEER, *prefill.DIFFERENT.words}
+    assert None not in row.values() and row["code"] == "solutions" and row["repeats"] == 2
+    assert (row["prompt_tokens"], row["padded_tokens"]) == (13, 27)
+    assert row["tokens_per_s"] == pytest.approx(3 * 4 / row["decode_s"])
+    absent = prefill.measure(lambda: single_batch.Subject(subject, None, "transformers absent: why"), [3, 9], plan)
+    assert absent["peer"].endswith("why") and absent["decode_ratio"] is None
+
+
+def test_a_batch_of_one_has_the_limits_of_a_single_generation(subject):
+    rates = *subject.limit_of_call, subject.model.embed_tokens.weight.element_size()
+    alone = prefill.limits(subject.model.config, [len(subject.prompt)], 5, *rates)
+    assert sum(alone) == pytest.approx(single_batch.limit_seconds(subject, 5))
+    three = prefill.limits(subject.model.config, 3 * [len(subject.prompt)], 5, *rates)
+    assert all(one <= many <= 3 * one for one, many in zip(alone, three, strict=True)), "weights are read once for all"
+
+
+def test_prompts_differ_and_larger_batches_begin_as_smaller_ones():
+    assert prefill.prompt_lengths(4, different=False) == [512] * 4
+    different = prefill.prompt_lengths(64, different=True)
+    assert different[:8] == prefill.prompt_lengths(8, different=True)
+    assert min(different) >= 32 and max(different) <= 512 and len(set(different)) > 48
+
+
+def test_an_unfinished_batch_engine_is_not_timed(subject, monkeypatch, tmp_path):
+    (tmp_path / "prefill.py").write_text(make_stub((ROOT / "solutions" / "prefill.py").read_text(), "prefill"))
+    monkeypatch.setenv("LABS", str(tmp_path))
+    with pytest.raises(NotImplementedError, match="04."):
+        prefill.measure(lambda: single_batch.Subject(subject, None, "absent"), [3, 9], single_batch.PATIENT)
+
+
+def test_an_unfinished_engine_is_not_timed(subject, monkeypatch, tmp_path):
+    solution = (ROOT / "solutions" / "kv_cache.py").read_text()
+    (tmp_path / "kv_cache.py").write_text(make_stub(solution, "kv_cache"))
+    monkeypatch.setenv("LABS", str(tmp_path))
+    with pytest.raises(NotImplementedError, match="03.3"):
+        single_batch.measure(lambda: single_batch.Subject(subject, None, "absent"), 5, single_batch.PATIENT)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_peer_has_our_weights_and_gives_our_logits(tied):
+    model = random_model(dataclasses.replace(TINY, rope_theta=500.0, tie_embeddings=tied), torch.float32, CPU)
+    peer, ids = models.peer_of(model), torch.tensor([7, 1, 42, 3, 3])
+    with torch.inference_mode():
+        ours = model.logits(model(ids, torch.arange(5), CausalAttention()))
+        torch.testing.assert_close(peer(ids[None]).logits[0], ours, atol=1e-5, rtol=0)
+    assert peer.model.embed_tokens.weight.data_ptr() == model.embed_tokens.weight.data_ptr()
+
+
+def test_calls_of_a_generation_cost_what_the_whole_text_does():
+    """Prefill and decode together meet as many pairs of tokens as one causal call on all of them."""
+    calls = [(6, 0), (1, 6), (1, 7), (1, 8)]
+    logits = 2 * TINY.dim * TINY.vocab_size
+    flops = [limits.call_flops(TINY, new, held, causal=True) - logits for new, held in calls]
+    assert sum(flops) == limits.forward_flops(TINY, 9, causal=True) - logits
+    assert limits.call_bytes(TINY, 1, 8, 4) - limits.weight_bytes(TINY, 4) == 2 * TINY.n_layers * 9 * 2 * 4 * 4
+
+
 def test_random_weights_have_the_dtype_and_spare_the_default():
     model = random_model(TINY, torch.bfloat16, CPU)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -191,17 +286,21 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        for point in [*no_kv.points(device), *decoder_forward.points(device), *flash.points(device)]:
+        for point in [*no_kv.points(device), *decoder_forward.points(device), *single_batch.points(device),
+                      *prefill.points(device), *flash.points(device)]:
             assert tuple(point.key) == point.table.key
+        plain, cached = ({tuple(point.key.values()) for point in topic.points(device)}
+                         for topic in (no_kv, single_batch))
+        assert cached <= plain, "the same prompts and lengths"
     assert {point.key["model"] for point in no_kv.points(torch.device("cuda"))} == {"story-llama", "llama-3-8b-shape"}
 
 
 def test_an_absent_peer_is_listed_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    decoder_forward.theirs.cache_clear()
+    models.peer_named.cache_clear()
     monkeypatch.setattr(decoder_forward, "time_each", lambda functions, *_, **__: [timing.Times((1,))] * len(functions))
     row = decoder_forward.measure("forward", 1, 4, 0)
-    decoder_forward.theirs.cache_clear()
+    models.peer_named.cache_clear()
     assert row["peer"].startswith("transformers absent: ") and row["peer_time"] is None and row["ratio"] is None
 
 
@@ -216,6 +315,15 @@ def timings(tmp_path):
         numbers = dict.fromkeys(no_kv.TABLE.numbers, 1.0) | {"time": n**1.5, "p05": n**1.4, "p95": n**1.6}
         tables.append(no_kv.TABLE, folder, {"model": "m", "dtype": "float32", "prompt_length": 64, "output_length": n}
                       | numbers | {"predicted": None} | mark)
+        numbers = dict.fromkeys(single_batch.TABLE.numbers, 0.5) | {"time": n / 2, "p05": n / 3, "p95": n}
+        rest = dict.fromkeys(single_batch.TABLE.optional) | {"peer": "transformers absent: no module", "code": "labs"}
+        tables.append(single_batch.TABLE, folder, {"model": "m", "dtype": "float32", "prompt_length": 64,
+                                                   "output_length": n} | numbers | rest | mark)
+    for size in (1, 2, 4):
+        numbers = dict.fromkeys(prefill.NUMBERS, 1.0 * size) | {"padded_tokens": 2.0 * size}
+        rest = dict.fromkeys(prefill.PEER) | {"peer": "transformers absent: no module", "code": "labs"}
+        for table in (prefill.UNIFORM, prefill.DIFFERENT):
+            tables.append(table, folder, {"model": "m", "dtype": "float32", "batch_size": size} | numbers | rest | mark)
     for task in ("forward", "generate"):
         numbers = {"time": 2.0, "p05": 1.0, "p95": 3.0, "repeats": 5}
         peer = dict.fromkeys(decoder_forward.TABLE.optional) | {"peer": "transformers absent: no such module"}
@@ -242,11 +350,23 @@ def test_every_table_is_drawn(timings, tmp_path):
     assert first == {file: file.read_bytes() for file in written}, "the same CSVs give the same pictures"
 
 
+def test_a_roofline_has_its_spots_under_their_names():
+    spot = roofline.Spot("n = 4", flops=4_000, bytes_moved=1_000, seconds=2e-6)
+    assert (spot.intensity, spot.flops_per_second) == (4.0, pytest.approx(2e9))
+    with style.in_style():
+        figure = roofline.draw("toy", Ceilings(bytes_per_second=1e9, flops_per_second=1e10), {"prefill": [spot]})
+    [panel] = figure.axes
+    roof, spots = panel.lines[0], panel.lines[-1]
+    assert max(roof.get_ydata()) == pytest.approx(10) and min(roof.get_ydata()) == pytest.approx(min(roof.get_xdata()))
+    assert (spots.get_label(), *spots.get_xydata()[0]) == ("prefill", 4.0, pytest.approx(2.0))
+
+
 def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
     no_kv.TABLE.file(timings / "toy").write_text("damaged")
     (timings / "toy" / "foreign.csv").write_text("a,b\n1,2\n")
     written, problems = plots.draw_all(timings, tmp_path / "plots")
-    assert {file.stem for file in written} == plots.FIGURES.keys() - {"no_kv_times"}
+    undamaged = {name for name, (needed, _) in plots.FIGURES.items() if no_kv.TABLE not in needed}
+    assert {file.stem for file in written} == undamaged
     assert len(problems) == 2 and "foreign.csv" in problems[0] and "no_kv_times.csv" in problems[1]
 
 

@@ -1,11 +1,13 @@
-"""Cost without a clock: model calls, tokens that went through a model, kernel launches."""
+"""Cost without a clock: model calls, tokens that went through a model, torch operations, kernel launches."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass
@@ -29,6 +31,23 @@ def counted(model: nn.Module) -> Iterator[Cost]:
         yield cost
     finally:
         hook.remove()
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations in a `with` block: on a GPU nearly each of them, views apart, is a launch.
+
+    `largest` is the number of elements of the largest tensor that any of them gave.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.largest = 0, 0
+
+    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **kwargs or {})
+        self.count += 1
+        self.largest = max(self.largest, *(one.numel() for one in tree_leaves(result) if isinstance(one, Tensor)), 0)
+        return result
 
 
 class Launches:

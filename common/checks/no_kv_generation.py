@@ -16,7 +16,7 @@ from common.checks.exercise import Check, Exercise, Lesson, Mismatch, Values
 from common.checks.oracle import CPU, draw_clear_prompt, oracle, story_model
 from common.device import DEVICE
 from common.measure import limits
-from common.model.attention import CausalAttention
+from common.model.attention import Attention, CausalAttention
 from common.model.generate import greedy
 from common.model.llama import Config, Llama
 
@@ -346,7 +346,7 @@ class StreamsAtOnce(StreamCheck):
 
 # 02.3 and 02.4 --------------------------------------------------------------------------------------------------------
 
-def counted_flops(config: dict[str, int], n: int) -> int:
+def counted_flops(config: dict[str, int], n: int, attention: Attention | None = None) -> int:
     """What torch counts when a model of this shape runs on n tokens and scores the last. Nothing is computed."""
     with torch.device("meta"):
         model = Llama(Config(**config))
@@ -354,7 +354,7 @@ def counted_flops(config: dict[str, int], n: int) -> int:
         token_ids = torch.zeros(n, dtype=torch.long)
     # torch counts the products of the plain formula; its fused kernel on the CPU it counts as nothing at all.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-        model.logits(model(token_ids, token_ids, CausalAttention())[-1:])
+        model.logits(model(token_ids, token_ids, attention or CausalAttention())[-1:])
     return counter.get_total_flops()
 
 

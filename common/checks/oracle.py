@@ -49,3 +49,19 @@ def draw_clear_prompt(rng: np.random.Generator, length: int, new_tokens: int) ->
         tokens, lead = oracle(story_model(CPU), prompt_ids, new_tokens)
         if lead > CLEAR and not stop_ids & set(tokens):
             return prompt_ids
+
+
+def first_departure(model: Llama, prompt_ids: list[int], token_ids: list[int]) -> tuple[int, int] | None:
+    """The first of `token_ids` that the oracle would not have chosen after all before it, and what it would have.
+
+    One pass over the whole text marks every token. Two logits closer than CLEAR count as equally good.
+    """
+    if not token_ids:
+        return None
+    text = torch.tensor([*prompt_ids, *token_ids[:-1]])
+    with torch.inference_mode():
+        logits = model.logits(model(text, torch.arange(len(text)), CausalAttention())[len(prompt_ids) - 1:])
+    for index, (row, token_id) in enumerate(zip(logits, token_ids, strict=True)):
+        if not 0 <= token_id < len(row) or row[token_id] < row.max() - CLEAR:
+            return index, int(row.argmax())
+    return None

@@ -38,7 +38,7 @@ def plots() -> int:
 
 def measure(out: Path) -> int:
     from common.device import DEVICE
-    from common.measure import decoder_forward, flash, no_kv
+    from common.measure import decoder_forward, flash, no_kv, prefill, single_batch
     from common.measure.run import Interrupted, run
     from common.measure.stamp import stamp
 
@@ -49,8 +49,9 @@ def measure(out: Path) -> int:
         print(f"This machine is busy (load {busy:.1f} on {mark['cores']} cores): close what else runs, or the timings "
               "will say more about that.", file=sys.stderr)
     try:
-        new, left_out = run([*decoder_forward.points(DEVICE), *no_kv.points(DEVICE), *flash.points(DEVICE)],
-                            folder, mark)
+        topics = (decoder_forward, no_kv, single_batch, prefill, flash)
+        points = [point for topic in topics for point in topic.points(DEVICE)]
+        new, left_out = run(points, folder, mark)
     except TableError as error:
         print(error, file=sys.stderr)
         return 1

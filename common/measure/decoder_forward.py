@@ -1,19 +1,18 @@
 """The course's own decoder against transformers', on the story model in float32: is the reference slow?"""
 import random
 from collections import deque
-from functools import cache, partial
+from functools import partial
 
 import torch
 
-from common import STORY_LLAMA
+from common.measure import models
 from common.measure.run import Point
 from common.measure.tables import Table
 from common.measure.timing import time_each
 from common.model.attention import CausalAttention
-from common.model.checkpoint import load_model
 from common.model.generate import generate
-from common.model.llama import Llama
 
+CPU = torch.device("cpu")
 TABLE = Table("decoder_forward", key=("task", "batch", "tokens", "new_tokens"),
               numbers=("time", "p05", "p95", "repeats"),
               optional=("peer_time", "peer_p05", "peer_p95", "ratio"), words=("peer",))
@@ -27,38 +26,18 @@ def points(device: torch.device) -> list[Point]:
     return [Point(TABLE, dict(zip(TABLE.key, task, strict=True)), partial(measure, *task)) for task in tasks]
 
 
-@cache
-def ours() -> Llama:
-    return load_model(STORY_LLAMA)
-
-
-@cache
-def theirs():
-    """(transformers' model of the same folder, its name), or (None, why it is absent)."""
-    try:
-        import transformers
-    except ImportError as error:
-        return None, f"transformers absent: {error}"
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(STORY_LLAMA, dtype=torch.float32,
-                                                              attn_implementation="sdpa").eval()
-    model.generation_config.eos_token_id = None  # every run generates its full length
-    return model, f"transformers {transformers.__version__}"
-
-
 @torch.inference_mode()
 def measure(task: str, batch: int, tokens: int, new_tokens: int) -> dict:
     """One row: our median, theirs in the same rounds, and the ratio of the two."""
     rng = random.Random("timings")
-    ids = torch.tensor([[rng.randrange(2, ours().config.vocab_size) for _ in range(tokens)] for _ in range(batch)])
-    peer, name = theirs()
+    model, (peer, name) = models.model_named("story-llama", CPU), models.peer_named("story-llama", CPU)
+    ids = torch.tensor([[rng.randrange(2, model.config.vocab_size) for _ in range(tokens)] for _ in range(batch)])
 
     def our_forward() -> torch.Tensor:
-        return ours().logits(ours()(ids.flatten(), torch.arange(tokens).repeat(batch), CausalAttention(batch)))
+        return model.logits(model(ids.flatten(), torch.arange(tokens).repeat(batch), CausalAttention(batch)))
 
     def our_generation() -> None:
-        deque(generate(ours(), ids[0].tolist(), new_tokens), maxlen=0)
+        deque(generate(model, ids[0].tolist(), new_tokens), maxlen=0)
 
     def their_forward() -> torch.Tensor:
         return peer(ids, use_cache=False).logits
@@ -68,7 +47,7 @@ def measure(task: str, batch: int, tokens: int, new_tokens: int) -> dict:
                              use_cache=False, pad_token_id=0)
 
     pair = [our_forward, their_forward] if task == "forward" else [our_generation, their_generation]
-    mine, *other = time_each(pair if peer else pair[:1], torch.device("cpu"), budget=10, at_least=5, at_most=60)
+    mine, *other = time_each(pair if peer else pair[:1], CPU, budget=10, at_least=5, at_most=60)
     row = {"time": mine.median, "p05": mine.p05, "p95": mine.p95, "repeats": len(mine.seconds), "peer": name,
            "peer_time": None, "peer_p05": None, "peer_p95": None, "ratio": None}
     if other:

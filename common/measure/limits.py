@@ -12,6 +12,22 @@ def forward_flops(config: Config, n: int, causal: bool = False) -> int:
     return config.n_layers * (2 * n * layer_weights(config) + attention) + 2 * config.dim * config.vocab_size
 
 
+def call_flops(config: Config, new: int, held: int, causal: bool = False) -> int:
+    """As `forward_flops`, for `new` tokens after `held` whose keys and values are in a cache."""
+    attention = 4 * new * held * config.head_dim * config.n_heads
+    return forward_flops(config, new, causal) + config.n_layers * attention
+
+
+def call_bytes(config: Config, new: int, held: int, bytes_per_element: int) -> int:
+    """What such a call must move: every weight, and the keys and values of all held + new tokens."""
+    return weight_bytes(config, bytes_per_element) + cache_bytes(config, held + new, bytes_per_element)
+
+
+def cache_bytes(config: Config, tokens: int, bytes_per_element: int) -> int:
+    """Keys and values of these tokens in all layers."""
+    return 2 * config.n_layers * tokens * config.n_kv_heads * config.head_dim * bytes_per_element
+
+
 def weight_bytes(config: Config, bytes_per_weight: int) -> int:
     """Every matrix is read once; of an embedding table only if it also gives the logits."""
     return (config.n_layers * layer_weights(config) + config.dim * config.vocab_size) * bytes_per_weight

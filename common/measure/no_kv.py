@@ -33,20 +33,24 @@ class Subject:
     rate_of_call: tuple[float, float]  # FLOP/s of the longest call of the sweep, seconds of the shortest possible one
 
 
+def output_lengths(device: torch.device) -> tuple[int, ...]:
+    return (128, 256, 512, 1024, 2048) if device.type == "cuda" else (16, 32, 64, 128, 256)
+
+
 def points(device: torch.device) -> list[Point]:
-    lengths = (128, 256, 512, 1024, 2048) if device.type == "cuda" else (16, 32, 64, 128, 256)
+    lengths = output_lengths(device)
     return [Point(TABLE, {"model": name, "dtype": str(models.dtype_on(device)).removeprefix("torch."),
                           "prompt_length": PROMPT_LENGTH, "output_length": length},
-                  partial(measure, partial(subject, name, device, PROMPT_LENGTH + max(lengths)), length,
+                  partial(measure, partial(subject, name, device), length,
                           1 if name == "llama-3-8b-shape" else 3))
             for name in models.names(device) for length in lengths]
 
 
 @cache
-def subject(name: str, device: torch.device, longest: int) -> Subject:
+def subject(name: str, device: torch.device) -> Subject:
     """Load or make the model, and time the two calls and the two ceilings that limit and prediction rest on."""
     model = models.model_named(name, device)
-    return characterise(model, models.random_prompt(model, PROMPT_LENGTH), longest)
+    return characterise(model, models.random_prompt(model, PROMPT_LENGTH), PROMPT_LENGTH + max(output_lengths(device)))
 
 
 def characterise(model: Llama, prompt: list[int], longest: int) -> Subject:

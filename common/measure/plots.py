@@ -15,6 +15,10 @@ from common.measure import (
     flash_plot,
     no_kv,
     no_kv_plot,
+    prefill,
+    prefill_plot,
+    single_batch,
+    single_batch_plot,
     style,
 )
 from common.measure.tables import Table, TableError, read
@@ -22,6 +26,9 @@ from common.measure.tables import Table, TableError, read
 # Each figure's name, the tables that it is drawn from, and the function that takes their rows in this order.
 FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "no_kv_times": ((no_kv.TABLE,), no_kv_plot.draw),
+    "time_comparison": ((single_batch.TABLE, no_kv.TABLE), single_batch_plot.draw),
+    "uniform_prefill": ((prefill.UNIFORM,), prefill_plot.draw),
+    "prefill_comparison": ((prefill.DIFFERENT,), prefill_plot.draw),
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
     "attention_performance_seq": ((flash.TABLE,), partial(flash_plot.draw_lengths, "forward")),
     "attention_performance_backward": ((flash.TABLE,), partial(flash_plot.draw_lengths, "backward")),

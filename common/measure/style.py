@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, "Color Universal Design". Each role also has its own marker or line, so that grey suffices.
 MEASURED = {"color": "#000000", "marker": "o", "linestyle": "none", "markersize": 9}
+OTHER = {"color": "#0072B2", "marker": "^", "linestyle": "none", "markersize": 10}  # measured too, done otherwise
 FITTED = {"color": "#0072B2", "linestyle": "-", "linewidth": 2.2}
 PREDICTED = {"color": "#D55E00", "linestyle": ":", "marker": "s", "markersize": 9, "markerfacecolor": "white",
              "markeredgewidth": 2, "linewidth": 2.6}
 LIMIT = {"color": "#666666", "linestyle": "--", "linewidth": 2.2}
-PEER = PREDICTED | {"linestyle": "none"}
+PEER = {"color": "#009E73", "linestyle": "none", "marker": "D", "markersize": 8, "markerfacecolor": "white",
+        "markeredgewidth": 2}
 
 RC = {"font.size": 14, "axes.titlesize": 14, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
       "axes.spines.right": False, "legend.frameon": False}

@@ -47,10 +47,6 @@ class Config:
     tie_embeddings: bool = False
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class RMSNorm(nn.Module):
     """Scale every row to root mean square 1, then by a learned weight (Zhang & Sennrich 2019)."""
 
@@ -60,8 +56,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "N dim"]) -> Float[Tensor, "N dim"]:
-        wide = at_least_float32(x)  # float16 squares overflow from |x| = 256 on
-        return F.rms_norm(wide, x.shape[-1:], self.weight.type_as(wide), self.eps).type_as(x)
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)  # torch squares and sums half precision in float32
 
 
 class Rotary(nn.Module):
@@ -76,17 +71,19 @@ class Rotary(nn.Module):
             frequency = scale_frequency(frequency, config.rope_scaling)
         self.register_buffer("frequency", frequency, persistent=False)
 
-    def forward(self, positions: Int[Tensor, "N"]) -> tuple[Float[Tensor, "N 1 half"], Float[Tensor, "N 1 half"]]:
-        """The cosine and sine of every token's angles, computed once per forward and shared by all layers."""
+    def forward(self, positions: Int[Tensor, "N"]) -> tuple[Float[Tensor, "N 1 D"], Float[Tensor, "N 1 D"]]:
+        """What `rotate` multiplies with, computed once per call of the model and shared by all layers."""
         angle = torch.outer(positions.float(), self.frequency.float())[:, None, :]
-        return angle.cos(), angle.sin()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     @staticmethod
     def rotate(
-        x: Float[Tensor, "N heads D"], cos: Float[Tensor, "N 1 half"], sin: Float[Tensor, "N 1 half"]
+        x: Float[Tensor, "N heads D"], cos: Float[Tensor, "N 1 D"], sin: Float[Tensor, "N 1 D"]
     ) -> Float[Tensor, "N heads D"]:
-        first, second = at_least_float32(x).chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
+        """(x1 cos - x2 sin, x2 cos + x1 sin) in few operations; in float32 at least, since cos and sin are."""
+        other_half = x.roll(x.shape[-1] // 2, dims=-1)
+        return torch.addcmul(x * cos, other_half, sin).type_as(x)
 
 
 def scale_frequency(frequency: Float[Tensor, "half"], scaling: RopeScaling) -> Float[Tensor, "half"]:
