@@ -41,7 +41,7 @@ def prompt_lengths(batch_size: int, different: bool) -> list[int]:
 def points(device: torch.device) -> list[Point]:
     """On a CPU the story model, on a GPU the 8B model's shape alone: batches of so small a model say nothing there."""
     name = models.names(device)[-1]
-    at_least, budget = (1, 1) if device.type == "cuda" else (2, 8)
+    at_least, budget = (1, 1) if device.type == "cuda" else (1, 6)
     plan = Plan(longest=NEW_TOKENS, longest_of_peer=NEW_TOKENS, at_least=at_least, budget=budget)
     dtype = str(models.dtype_on(device)).removeprefix("torch.")
     return [Point(table, {"model": name, "dtype": dtype, "batch_size": batch_size},

@@ -1,6 +1,7 @@
 """Lesson 03's figure: the same prompts without a cache and with one."""
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,33 +15,35 @@ def draw(cached: pd.DataFrame, plain: pd.DataFrame) -> Figure:
     for panel, group in zip(panels, groups, strict=True):
         first = group.iloc[0]
         same = plain.merge(group[["model", "dtype", "prompt_length"]].drop_duplicates())
-        draw_model(panel, group, same.sort_values("output_length", key=pd.to_numeric))
+        drawn = draw_model(panel, group, same.sort_values("output_length", key=pd.to_numeric))
         panel.set(xscale="log", yscale="log", xlabel="output length n (tokens)", ylabel="whole generation (s)",
                   title=f"{first.model}, {first['dtype']}, prompt of {first.prompt_length} tokens\n"
                         f"{style.machine_name(first)}")
         lengths = sorted({*group.output_length.astype(int), *same.output_length.astype(int)})
         panel.set_xticks(lengths, [str(length) for length in lengths])
         panel.minorticks_off()
-        panel.legend(loc="upper left", fontsize=12)
+        panel.legend(handles=drawn, loc="upper left", fontsize=12)
         panel.set_ylim(top=panel.get_ylim()[1] * 60)  # room for the legend
     return figure
 
 
-def draw_model(panel: Axes, cached: pd.DataFrame, plain: pd.DataFrame) -> None:
+def draw_model(panel: Axes, cached: pd.DataFrame, plain: pd.DataFrame) -> list[Artist]:
+    """Draws one model's points and lines; returns them in the order in which a reader needs their names."""
+    n, present = cached.output_length.astype(int), cached.peer_time.notna()
+    drawn = []
     if len(plain):
-        panel.errorbar(plain.output_length.astype(int), plain.time, yerr=spread(plain), capsize=4,
-                       **style.OTHER | {"linestyle": "-"}, label="without a cache (lesson 02)")
-    n = cached.output_length.astype(int)
-    present = cached.peer_time.notna()
-    if present.any():
-        panel.plot(n[present], cached.peer_time[present], **style.PEER, label=f"{cached.peer.iloc[0]}, default cache")
-    else:
-        panel.plot([], [], " ", label=cached.peer.iloc[0])
+        drawn.append(panel.errorbar(plain.output_length.astype(int), plain.time, yerr=spread(plain), capsize=4,
+                                    **style.OTHER | {"linestyle": "-"}, label="without a cache (lesson 02)"))
+    drawn.append(panel.errorbar(n, cached.time, yerr=spread(cached), capsize=4, **style.MEASURED, zorder=3,
+                                label=f"with a cache ({cached.code.iloc[0]}; bars: p05 to p95)"))
     if cached.predicted.notna().any():
-        panel.plot(n, cached.predicted, **style.PREDICTED, label="with a cache, predicted")
-    panel.errorbar(n, cached.time, yerr=spread(cached), capsize=4, **style.MEASURED,
-                   label=f"with a cache ({cached.code.iloc[0]}; bars: p05 to p95)")
-    panel.plot(n, cached.limit_seconds, **style.LIMIT, label="limit with a cache: FLOPs or bytes")
+        drawn += panel.plot(n, cached.predicted, **style.PREDICTED, label="with a cache, predicted")
+    if present.any():
+        drawn += panel.plot(n[present], cached.peer_time[present], **style.PEER,
+                            label=f"{cached.peer.iloc[0]}, default cache")
+    else:
+        drawn += panel.plot([], [], " ", label=cached.peer.iloc[0])
+    return drawn + panel.plot(n, cached.limit_seconds, **style.LIMIT, label="limit with a cache: FLOPs or bytes")
 
 
 def spread(rows: pd.DataFrame) -> np.ndarray:

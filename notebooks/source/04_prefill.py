@@ -272,8 +272,8 @@ with attempt("04.5"):
 # ```
 #
 # No error, no nan, and every word is a word. Asked for the answer to one question about each of six stories, the same code
-# gets five right: an answer has three tokens, and those come mostly from the prompt. This is a real bug of a published
-# engine, and it went unnoticed.
+# gets five right: an answer has one to three tokens, and depends mostly on the prompt. It is a real bug, of a published
+# engine.
 #
 # ### 04.6 Bug hunt: a cache that is right for one token
 #
@@ -350,10 +350,10 @@ check("04.7")
 #
 # $$\text{sees}[b, t] = t < \text{lengths}[b], \qquad 0 \le t < \text{longest}$$
 #
-# where `lengths` counts the newest token too. No loop over requests: on a GPU a batch of 64 in 32 layers would need thousands of launches per
-# step. Query heads that share a key head become rows of one small matrix: `q` is seen as `(B, KH, G, D)`, keys are
-# `(B, KH, longest, D)`, so the keys are neither repeated nor copied. That is why a slot keeps each head's tokens side by
-# side, `(KH, capacity, D)`.
+# where `lengths` counts the newest token too. There is no loop over requests: on a GPU, 64 of them in 32 layers would be
+# thousands of launches in each step. Query heads that share a key head become rows of one small matrix: `q` is seen as
+# `(B, KH, G, D)`, keys are `(B, KH, longest, D)`, and no key is repeated or copied. For this a slot keeps each head's tokens
+# side by side, `(KH, capacity, D)`.
 #
 # What is behind a request's length may hold anything, for it is masked. Anything but nan: see above. And a request that does
 # not fit is refused *before* the first key is written. Otherwise half a step is in the cache when the error comes, and every
@@ -448,6 +448,8 @@ with attempt("04.5", "04.8", "04.9"):
 # column; then run it. (Its output differs from machine to machine, so nothing compares it.)
 
 # %% tags=["live"]
+from functools import partial
+
 import pandas as pd
 
 from common.measure.timing import time_each
@@ -458,9 +460,8 @@ with attempt("04.1", "04.4", "04.9"):
     for batch_size in (1, 4, 16):
         batch = [tokenizer.encode(told.text)[:400] for told in stories[:batch_size]]
         real, padding = lab.count_tokens(list(map(len, batch)), batch_size)
-        padded, packed = time_each([lambda: lab.padded_prefill(model, batch, "right"),
-                                    lambda: lab.generate_batch(model, batch, 1, (), capacity=400)], torch.device("cpu"),
-                                   budget=2.0, at_least=3)
+        both = [partial(lab.padded_prefill, model, batch, "right"), partial(lab.generate_batch, model, batch, 1, (), 400)]
+        padded, packed = time_each(both, torch.device("cpu"), budget=2.0, at_least=3)
         rows.append({"batch": batch_size, "tokens": real, "padding": padding, "packed (ms)": round(1e3 * packed.median),
                      "padded (ms)": round(1e3 * padded.median), "predicted ratio": round((real + padding) / real, 2),
                      "measured ratio": round(padded.median / packed.median, 2)})
