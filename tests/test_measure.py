@@ -6,6 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from matplotlib.image import imread
@@ -16,6 +17,7 @@ from common.measure import __main__ as command
 from common.measure import (
     copies,
     decoder_forward,
+    flash,
     limits,
     models,
     no_kv,
@@ -287,7 +289,7 @@ def test_weights_are_counted_as_the_model_holds_them():
 
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies)
+        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies, flash)
         for point in (point for topic in topics for point in topic.points(device)):
             assert tuple(point.key) == point.table.key
         plain, cached = ({tuple(point.key.values()) for point in topic.points(device)}
@@ -385,6 +387,11 @@ def timings(tmp_path):
     for point in copies.points(torch.device("cuda"))[::5]:
         numbers = {"time": 1e-5 + point.key["bytes"] / 1e9, "p05": 1e-5, "p95": 1.0, "repeats": 5}
         tables.append(copies.TABLE, folder, point.key | numbers | mark)
+    limits = {"matmul_flops_per_second": 7e14, "copy_bytes_per_second": 3e12, **dict.fromkeys(flash.TABLE.optional)}
+    for task in [task for task in flash.tasks() if task.sequence in (1024, 16_384)]:
+        seconds = {"time": task.flops / 4e14, "p05": task.flops / 5e14, "p95": task.flops / 3e14, "tflops": 400.0}
+        tables.append(flash.TABLE, folder, flash.key_of(task, "lesson 06") | limits | seconds | {"reason": ""} | mark)
+        tables.append(flash.TABLE, folder, flash.key_of(task, "FlashInfer") | limits | {"reason": "not here"} | mark)
     return tmp_path / "timings"
 
 
@@ -419,6 +426,14 @@ def test_a_damaged_table_is_named_and_the_others_are_drawn(timings, tmp_path):
     undamaged = {name for name, (needed, _) in plots.FIGURES.items() if no_kv.TABLE not in needed}
     assert {file.stem for file in written} == undamaged
     assert len(problems) == 2 and "foreign.csv" in problems[0] and "no_kv_times.csv" in problems[1]
+
+
+def test_attention_is_summed_up_with_its_absent_peers(timings):
+    rows = tables.read(flash.TABLE, timings / "toy")
+    twice = rows[rows.implementation.eq("lesson 06")].assign(implementation="torch FA2", tflops=200.0)
+    said = flash.summary(pd.concat([rows, twice])).splitlines()
+    assert said[0] == "forward, lesson 06 over torch FA2: 2.00 (from 2.00 to 2.00, 8 points)"
+    assert said[-1].startswith("absent, backward, FlashInfer: not here")
 
 
 def test_the_fit_finds_the_curve(timings):

@@ -18,9 +18,9 @@ def poison(dtype: torch.dtype) -> float | int:
     return float("nan") if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
-def guarded_input(tensor: Tensor, gap: int = 0) -> Tensor:
+def guarded_input(tensor: Tensor, gap: int = 0, margin: int = MARGIN) -> Tensor:
     """A copy of `tensor` between margins that spoil whatever is computed from them; see `surrounded` for `gap`."""
-    return surrounded(tensor, poison(tensor.dtype), gap)
+    return surrounded(tensor, poison(tensor.dtype), gap, margin)
 
 
 def guarded_in_place(tensor: Tensor, gap: int = 0) -> Tensor:
@@ -41,11 +41,11 @@ def stray_writes(output: Tensor) -> int:
     return int((buffer[outside] != QUIET).sum())
 
 
-def surrounded(tensor: Tensor, fill: float | int, gap: int = 0) -> Tensor:
+def surrounded(tensor: Tensor, fill: float | int, gap: int = 0, margin: int = MARGIN) -> Tensor:
     """A copy inside a buffer of `fill`, contiguous but for `gap` elements after each row (each tensor[n])."""
     row = math.prod(tensor.shape[1:]) + gap
-    buffer = torch.full((len(tensor) * row + 2 * MARGIN,), fill, dtype=tensor.dtype, device=tensor.device)
+    buffer = torch.full((len(tensor) * row + 2 * margin,), fill, dtype=tensor.dtype, device=tensor.device)
     strides = torch.empty(tensor.shape, device="meta").stride()  # those of a contiguous tensor
-    view = buffer.as_strided(tensor.shape, (row, *strides[1:]), MARGIN)
+    view = buffer.as_strided(tensor.shape, (row, *strides[1:]), margin)
     view.copy_(tensor)
     return view

@@ -1,7 +1,7 @@
 """Flash attention for Hopper GPUs (H100, H200), second version: forward, in Gluon, Triton's lower level.
 
-The first version is to be lesson 06's kernel, in which the compiler decides who does what and when. Here that is
-written down, after FlashAttention-3 (Shah et al. 2024):
+The first version is lesson 06's kernel, where the compiler decides who does what and when. Here that is written down,
+after FlashAttention-3 (Shah et al. 2024):
 
 1. One warp only loads. It hands whole tiles to the copy engine (TMA), as far ahead as there is room for them.
 2. Two groups of four warps compute, each on 64 queries of its own, so that one may multiply while the other does not.

@@ -1,5 +1,6 @@
 """Every figure from the CSVs alone: `make plots`. How each one is drawn stands in its own `..._plot.py`."""
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from common.measure import (
     copies_plot,
     decoder_forward,
     decoder_forward_plot,
+    flash,
+    flash_plot,
     no_kv,
     no_kv_plot,
     prefill,
@@ -33,6 +36,9 @@ FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "decoder_forward": ((decoder_forward.TABLE,), decoder_forward_plot.draw),
     "row_kernels": ((row_kernels.TABLE,), row_kernels_plot.draw),
     "copies": ((copies.TABLE,), copies_plot.draw),
+    "attention_performance_seq": ((flash.TABLE,), partial(flash_plot.draw_lengths, "forward")),
+    "attention_performance_backward": ((flash.TABLE,), partial(flash_plot.draw_lengths, "backward")),
+    "attention_performance_batch": ((flash.TABLE,), flash_plot.draw_batches),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
 

@@ -1,0 +1,439 @@
+"""Lesson 06, flash attention: softmax attention, exact, whose scores are never written to memory.
+
+Shapes: `Nq` queries and `Nk` keys, `H` query heads, `KH` key/value heads (`H` is a multiple of `KH`, and query head h
+reads key/value head h // (H // KH)), `D` head dim. `lse` is the natural logarithm of the sum of exp(scores) of a row.
+"""
+import math
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+LOG2_E = math.log2(math.e)  # exp(x) = exp2(x * LOG2_E), and exp2 is what a GPU has an instruction for
+
+
+def tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
+    """Given: how many queries and keys a tile has; for a GPU also with how many warps and stages it is compiled."""
+    if device.type == "cpu":
+        if dtype == torch.bfloat16:
+            raise TypeError("Triton's interpreter multiplies bfloat16 wrongly: use float32 or float16 on a CPU.")
+        return {"Q_TILE": 32, "K_TILE": 32}
+    if dtype == torch.float32:
+        return {"Q_TILE": 32, "K_TILE": 32, "num_warps": 4, "num_stages": 1}
+    return {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3}  # the fastest of five tried on an H100
+
+
+def backward_tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+    """Given: the same for the two kernels of the backward pass, dk and dv first."""
+    if device.type == "cpu" or dtype == torch.float32:
+        return tiles(head_dim, dtype, device), tiles(head_dim, dtype, device)
+    return ({"Q_TILE": 32, "K_TILE": 64, "num_warps": 4, "num_stages": 3},
+            {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 2})
+
+
+def attention_bytes(nq: int, nk: int, heads: int, kv_heads: int, head_dim: int, element_bytes: int,
+                    q_tile: int) -> tuple[int, int]:
+    """06.1 The bytes that attention reads and writes: computed the plain way, and tile by tile.
+
+    The plain way takes three kernels: scores = q k^T, then p = softmax(scores), then out = p v. Each reads each of its
+    inputs once and writes its output once. `scores` and `p` have `heads` x nq x nk elements.
+
+    Tile by tile, there is one program for every `q_tile` queries (the last ones may be fewer) of each query head. It
+    reads its queries once and all keys and values of its key/value head once, and writes its rows of `out`, and one
+    float32 of `lse` for each row. No program finds anything in a cache.
+
+    All elements but those of `lse` take `element_bytes`; no mask.
+
+    Returns:
+        (plain, tiled), exact, as plain `int`s.
+    """
+    # BEGIN SOLUTION
+    q = out = nq * heads * head_dim
+    k = v = nk * kv_heads * head_dim
+    scores = p = heads * nq * nk
+    plain = (q + k + scores) + (scores + p) + (p + v + out)
+    programs = heads * -(-nq // q_tile)
+    tiled = q + programs * 2 * nk * head_dim + out
+    return plain * element_bytes, tiled * element_bytes + 4 * nq * heads
+    # END SOLUTION
+
+
+def merge(out_a: Float[Tensor, "N H D"], lse_a: Float[Tensor, "N H"], out_b: Float[Tensor, "N H D"],
+          lse_b: Float[Tensor, "N H"]) -> tuple[Float[Tensor, "N H D"], Float[Tensor, "N H"]]:
+    """06.2 The attention over two sets of keys together, from the attention over each.
+
+    Args:
+        out_a, lse_a: N queries' attention over the first set of keys; float32. `lse` is float32 too and may have any
+            size, far beyond what exp can take. Where a query saw no key, `out` is 0 and `lse` is -inf.
+        out_b, lse_b: the same queries' over a second set that shares no key with the first.
+
+    Returns:
+        (out, lse) over both sets: again 0 and -inf where a query saw no key of either. The arguments stay unchanged.
+    """
+    # BEGIN SOLUTION
+    lse = torch.logaddexp(lse_a, lse_b)
+    known = lse.masked_fill(lse == -torch.inf, 0)  # -inf - -inf would be NaN
+    return (lse_a - known).exp()[..., None] * out_a + (lse_b - known).exp()[..., None] * out_b, lse
+    # END SOLUTION
+
+
+ScoreMod = Callable[[Float[Tensor, "H q k"], Int[Tensor, "q"], Int[Tensor, "k"]], Float[Tensor, "H q k"]]
+
+
+def tiled_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[Tensor, "Nk KH D"],
+                    score_mod: ScoreMod | None = None, scale: float | None = None, q_tile: int = 32, k_tile: int = 32,
+                    ) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nq H"]]:
+    """06.3 Attention in torch, one tile of scores at a time.
+
+    Args:
+        q, k, v: one sequence, float32 or half precision. Computed is in float32.
+        score_mod: called once for each tile as `score_mod(scores, queries, keys)` with the scaled float32 scores of all
+            heads, (H, at most q_tile, at most k_tile), and the numbers of the tile's queries, 0 ... Nq - 1, and keys,
+            0 ... Nk - 1. What it returns takes the scores' place; -inf hides a key from a query.
+        scale: factor of the scores, 1 / sqrt(D) by default.
+        q_tile, k_tile: how many queries and keys a tile has; the last of a row or column may have fewer.
+
+    Returns:
+        out in q's dtype, and `lse` in float32. A query that sees no key gets 0 and -inf.
+
+    Memory: at no time are there more than 8 * H * (max(Nq, Nk) * D + q_tile * k_tile) numbers beside q, k and v.
+    """
+    # BEGIN SOLUTION
+    nq, heads, head_dim = q.shape
+    group = heads // k.shape[1]
+    scale = head_dim**-0.5 if scale is None else scale
+    out, lse = torch.empty_like(q), torch.empty(nq, heads, device=q.device)
+    for queries in torch.arange(nq, device=q.device).split(q_tile):
+        q_rows = q[queries].float().transpose(0, 1)  # (H, q_tile, D)
+        acc = torch.zeros_like(q_rows)
+        row_sum = torch.zeros(heads, len(queries), device=q.device)
+        row_max = torch.full_like(row_sum, -1e30)  # finite: a row that sees no key shall get 0, not NaN
+        for keys in torch.arange(len(k), device=q.device).split(k_tile):
+            k_rows, v_rows = (x[keys].float().transpose(0, 1).repeat_interleave(group, 0) for x in (k, v))
+            scores = q_rows @ k_rows.mT * scale
+            if score_mod is not None:
+                scores = score_mod(scores, queries, keys)
+            new_max = torch.maximum(row_max, scores.amax(-1))
+            p = (scores - new_max[..., None]).exp()
+            rescale = (row_max - new_max).exp()
+            row_sum = row_sum * rescale + p.sum(-1)
+            acc = acc * rescale[..., None] + p @ v_rows
+            row_max = new_max
+        sees_any = row_sum > 0
+        divisor = row_sum.where(sees_any, 1.0)
+        out[queries] = (acc / divisor[..., None]).transpose(0, 1).to(q.dtype)
+        lse[queries] = (row_max + divisor.log()).where(sees_any, -torch.inf).T
+    return out, lse
+    # END SOLUTION
+
+
+# BEGIN SOLUTION
+FAR = tl.constexpr(1 << 30)  # farther than any key is from any query
+LN_2 = tl.constexpr(math.log(2))
+
+
+@triton.jit
+def _sequence(cu_seqlens_ptr, index):
+    """Where a sequence of the packed batch begins, in 64 bits since a batch may hold 2^31 numbers; its length."""
+    start = tl.load(cu_seqlens_ptr + index)
+    return start.to(tl.int64), tl.load(cu_seqlens_ptr + index + 1) - start
+
+
+@triton.jit
+def _sight(nq, nk, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
+    """(low, high): query i sees key j if low <= j - i < high."""
+    shift = nk - nq  # the last query sees the last key
+    high = shift + 1 if CAUSAL else FAR
+    low = shift - window + 1 if WINDOWED else -FAR
+    return low, high
+
+
+@triton.jit
+def _tiles_seen(part: tl.constexpr, first, last, low, high, n, TILE: tl.constexpr):
+    """From where to where a tile of rows, first ... last, meets its columns, of which there are n.
+
+    Row x sees the columns from x + low up to, but without, x + high. Part 1 are the tiles that every row sees whole:
+    no mask is needed there. Part 0, before them, is cut by `low`; part 2, after them, by `high` or by n.
+    """
+    full_begin = (max(last + low, 0) + TILE - 1) // TILE * TILE
+    full_end = max(min(first + high, n), 0) // TILE * TILE
+    end = min(last + high, n)
+    if part == 0:
+        columns = max(first + low, 0) // TILE * TILE, min(full_begin, end)
+    elif part == 1:
+        columns = full_begin, full_end
+    else:
+        columns = max(full_begin, full_end), end
+    return columns
+
+
+@triton.jit
+def _load_tile(ptr, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr, MASKED: tl.constexpr):
+    """(rows, D_PAD), 0 where there is nothing: in rows from n on, and in columns from D on."""
+    dims = tl.arange(0, D_PAD)
+    ptrs = ptr + rows[:, None] * row_stride + dims[None, :]
+    if MASKED or D < D_PAD:
+        tile = tl.load(ptrs, mask=(rows < n)[:, None] & (dims < D)[None, :], other=0.0)
+    else:
+        tile = tl.load(ptrs)
+    return tile
+
+
+@triton.jit
+def _store_tile(ptr, tile, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr):
+    """Writes those rows and columns of `tile` that exist."""
+    dims = tl.arange(0, D_PAD)
+    ptrs = ptr + rows[:, None] * row_stride + dims[None, :]
+    tl.store(ptrs, tile.to(ptr.dtype.element_ty), mask=(rows < n)[:, None] & (dims < D)[None, :])
+
+
+@triton.jit
+def _hide(scores, distance, low, high, there):
+    """-inf in place of the scores of keys that a query does not see; `distance` is key - query."""
+    return tl.where((distance >= low) & (distance < high) & there, scores, float("-inf"))
+# END SOLUTION
+
+
+@triton.jit
+def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
+                           q_row, q_head, k_row, k_head, v_row, v_head, group, window,
+                           CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                           Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
+    """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
+
+    `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
+    strides, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
+    For 06.4 alone there is one sequence and no window. You may change the arguments as you like.
+    """
+    # BEGIN SOLUTION
+    head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE  # the last queries, which see most, begin first
+    q_start, nq = _sequence(cu_seqlens_q_ptr, sequence)
+    k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
+    if first >= nq:
+        return
+    k_ptr += k_start * k_row + head // group * k_head
+    v_ptr += k_start * v_row + head // group * v_head
+    queries = first + tl.arange(0, Q_TILE)
+    q = _load_tile(q_ptr + q_start * q_row + head * q_head, queries, q_row, nq, D, D_PAD, True)
+
+    acc = tl.zeros([Q_TILE, D_PAD], tl.float32)
+    row_sum = tl.zeros([Q_TILE], tl.float32)
+    row_max = tl.full([Q_TILE], -1e30, tl.float32)  # finite: a row that sees no key shall get 0, not NaN
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
+    for part in tl.static_range(0 if WINDOWED else 1, 3):  # cut by the window, seen whole, cut by the diagonal or nk
+        from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
+        for start in range(from_key, to_key, K_TILE):
+            keys = start + tl.arange(0, K_TILE)
+            k = _load_tile(k_ptr, keys, k_row, nk, D, D_PAD, part != 1)
+            v = _load_tile(v_ptr, keys, v_row, nk, D, D_PAD, part != 1)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+            if part != 1:
+                scores = _hide(scores, keys[None, :] - queries[:, None], low, high, (keys < nk)[None, :])
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * scale_log2)
+            p = tl.math.exp2(scores * scale_log2 - new_max[:, None])  # one fused multiply-add, then exp2
+            rescale = tl.math.exp2(row_max - new_max)
+            row_sum = row_sum * rescale + tl.sum(p, 1)
+            acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+            row_max = new_max
+
+    sees_any = row_sum > 0
+    row_sum = tl.where(sees_any, row_sum, 1.0)
+    lse = tl.where(sees_any, row_max * LN_2 + tl.log(row_sum), float("-inf"))
+    _store_tile(out_ptr + (q_start * heads + head) * D, acc / row_sum[:, None], queries, heads * D, nq, D, D_PAD)
+    tl.store(lse_ptr + (q_start + queries) * heads + head, lse, mask=queries < nq)
+    # END SOLUTION
+
+
+def attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[Tensor, "Nk KH D"],
+              causal: bool = False, scale: float | None = None,
+              ) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nq H"]]:
+    """06.4 Attention of one sequence, in one launch of `flash_attention_kernel`.
+
+    Args:
+        q, k, v: float32, float16 or (on a GPU) bfloat16. Nq, Nk >= 1; D from 16 to 128, a multiple of 8. The numbers of
+            a head lie side by side (`stride(2)` is 1); all other strides may be any. Nothing outside the tensors is
+            written, and nothing read there may reach the result.
+        causal: query i sees the keys j <= i + Nk - Nq, so that the last query sees the last key.
+        scale: factor of the scores, > 0; 1 / sqrt(D) by default.
+
+    Returns:
+        out in q's dtype, and the natural `lse` in float32. A query that sees no key gets 0 and -inf.
+
+    Precision: both products take their factors in the dtype of q, k and v; scores, sums and `acc` are float32.
+    Cost: one launch. The function itself computes nothing from q, k and v, and allocates at most twice as many numbers
+    in all as q, k, v and out hold.
+    """
+    # BEGIN SOLUTION
+    cu_seqlens_q, cu_seqlens_k = (torch.tensor([0, len(x)], dtype=torch.int32, device=x.device) for x in (q, k))
+    return flash_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, len(q), causal, scale=scale)
+    # END SOLUTION
+
+
+def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: Float[Tensor, "Nk KH D"],
+                    cu_seqlens_q: Int[Tensor, "batch+1"], cu_seqlens_k: Int[Tensor, "batch+1"], max_seqlen_q: int,
+                    causal: bool, window: int | None = None, scale: float | None = None,
+                    ) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nq H"]]:
+    """06.5 Attention of a packed batch: each sequence's queries meet that sequence's keys only. One launch for all.
+
+    Args:
+        q, k, v: as in `attention`, with the tokens of all sequences one after the other.
+        cu_seqlens_q, cu_seqlens_k: int32 on the device of q. Sequence s has the queries cu_seqlens_q[s] up to, but
+            without, cu_seqlens_q[s + 1], and likewise its keys. A sequence may lack queries, keys or both.
+        max_seqlen_q: the largest number of queries that a sequence has, or more.
+        causal: within a sequence of nq queries and nk keys, query i sees the keys j <= i + nk - nq.
+        window: with `causal` only: query i sees none but the last `window` >= 1 of these keys. None: all of them.
+        scale: as in `attention`.
+
+    Returns:
+        (out, lse), as in `attention`.
+
+    Nothing of another sequence reaches the result, be it NaN.
+    Cost, besides that of `attention`: a program, whose tile of queries begins at a multiple of Q_TILE of its sequence,
+    loads no tile of keys and values in which none of its queries sees a key. `tiles` says how large a tile may be.
+    """
+    # BEGIN SOLUTION
+    nq, heads, head_dim = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(nq, heads, dtype=torch.float32, device=q.device)
+    config = tiles(head_dim, q.dtype, q.device)
+    # Tiles of one head side by side: they read the same keys and values, which the L2 cache then has.
+    grid = (triton.cdiv(max_seqlen_q, config["Q_TILE"]), heads, len(cu_seqlens_q) - 1)
+    flash_attention_kernel[grid](
+        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, (head_dim**-0.5 if scale is None else scale) * LOG2_E,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), heads // k.shape[1],
+        window or 0, CAUSAL=causal, WINDOWED=window is not None, D=head_dim, D_PAD=triton.next_power_of_2(head_dim),
+        **config)
+    return out, lse
+    # END SOLUTION
+
+
+@triton.jit
+def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr, dv_ptr,
+                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+                 CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+                 Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
+    """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
+    # BEGIN SOLUTION
+    kv_head, kv_heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
+    first = tl.program_id(0) * K_TILE  # the first keys, which are seen most, begin first
+    q_start, nq = _sequence(cu_seqlens_q_ptr, sequence)
+    k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
+    if first >= nk:
+        return
+    heads, keys = kv_heads * group, first + tl.arange(0, K_TILE)
+    kv = (k_start * kv_heads + kv_head) * D
+    k = _load_tile(k_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, True)
+    v = _load_tile(v_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, True)
+
+    dk, dv = tl.zeros([K_TILE, D_PAD], tl.float32), tl.zeros([K_TILE, D_PAD], tl.float32)
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
+    for head in range(kv_head * group, (kv_head + 1) * group):
+        row = q_start * heads + head  # of the sequence's first query
+        for part in tl.static_range(0 if CAUSAL else 1, 3):
+            # low <= j - i < high: key j is seen by the queries from j - high + 1 up to j - low
+            from_query, to_query = _tiles_seen(part, first, min(first + K_TILE, nk) - 1, 1 - high, 1 - low, nq, Q_TILE)
+            for start in range(from_query, to_query, Q_TILE):
+                queries = start + tl.arange(0, Q_TILE)
+                q = _load_tile(q_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
+                d_out = _load_tile(d_out_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
+                lse_log2 = tl.load(lse_log2_ptr + row + queries * heads, mask=queries < nq, other=float("inf"))
+                delta = tl.load(delta_ptr + row + queries * heads, mask=queries < nq, other=0.0)
+                scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (K_TILE, Q_TILE)
+                if part != 1:
+                    scores = _hide(scores, keys[:, None] - queries[None, :], low, high, (keys < nk)[:, None])
+                p = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+                dv = tl.dot(p.to(d_out.dtype), d_out, dv, input_precision="ieee")
+                dp = tl.dot(v, tl.trans(d_out), input_precision="ieee")
+                ds = p * (dp - delta[None, :])
+                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    _store_tile(dk_ptr + kv, dk * scale, keys, kv_heads * D, nk, D, D_PAD)
+    _store_tile(dv_ptr + kv, dv, keys, kv_heads * D, nk, D, D_PAD)
+    # END SOLUTION
+
+
+@triton.jit
+def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
+              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+              CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+              Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
+    """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass."""
+    # BEGIN SOLUTION
+    head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE
+    q_start, nq = _sequence(cu_seqlens_q_ptr, sequence)
+    k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
+    if first >= nq:
+        return
+    kv_heads, queries = heads // group, first + tl.arange(0, Q_TILE)
+    qo, kv = (q_start * heads + head) * D, (k_start * kv_heads + head // group) * D
+    q = _load_tile(q_ptr + qo, queries, heads * D, nq, D, D_PAD, True)
+    d_out = _load_tile(d_out_ptr + qo, queries, heads * D, nq, D, D_PAD, True)
+    row_heads = (q_start + queries) * heads + head
+    lse_log2 = tl.load(lse_log2_ptr + row_heads, mask=queries < nq, other=float("inf"))
+    delta = tl.load(delta_ptr + row_heads, mask=queries < nq, other=0.0)
+
+    dq = tl.zeros([Q_TILE, D_PAD], tl.float32)
+    low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
+    for part in tl.static_range(0 if WINDOWED else 1, 3):
+        from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
+        for start in range(from_key, to_key, K_TILE):
+            keys = start + tl.arange(0, K_TILE)
+            k = _load_tile(k_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, part != 1)
+            v = _load_tile(v_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, part != 1)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+            if part != 1:
+                scores = _hide(scores, keys[None, :] - queries[:, None], low, high, (keys < nk)[None, :])
+            p = tl.math.exp2(scores * scale_log2 - lse_log2[:, None])
+            dp = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+            ds = p * (dp - delta[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    _store_tile(dq_ptr + qo, dq * scale, queries, heads * D, nq, D, D_PAD)
+    # END SOLUTION
+
+
+def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"],
+                             v: Float[Tensor, "Nk KH D"], out: Float[Tensor, "Nq H D"], lse: Float[Tensor, "Nq H"],
+                             cu_seqlens_q: Int[Tensor, "batch+1"], cu_seqlens_k: Int[Tensor, "batch+1"],
+                             max_seqlen_q: int, max_seqlen_k: int, causal: bool, window: int | None = None,
+                             scale: float | None = None,
+                             ) -> tuple[Float[Tensor, "Nq H D"], Float[Tensor, "Nk KH D"], Float[Tensor, "Nk KH D"]]:
+    """06.6 The gradients of q, k and v, given that of `out`; no score of the forward pass was kept.
+
+    Args:
+        d_out: the gradient of a loss with respect to `out`, in q's dtype.
+        out, lse: what the forward pass gave. They may stem from more keys than are given here: where the keys are
+            spread over several calls, each call gets the `out` and `lse` of all keys, and gives its share of the
+            gradients. So the probabilities are exp(scores - lse), and nothing else.
+        max_seqlen_k: the largest number of keys that a sequence has, or more.
+        q, k, v and the others: as in `flash_attention`; strides may be any here too.
+
+    Returns:
+        (dq, dk, dv) in the dtypes and shapes of q, k and v. Query heads that share a key/value head add up in dk and
+        dv. Queries that see no key, and keys that no query sees, get 0.
+
+    Precision and cost as in `flash_attention`, but in two launches, one of each kernel, and with at most three times as
+    many numbers allocated in all as q, k, v and out hold.
+    """
+    # BEGIN SOLUTION
+    heads, kv_heads, head_dim = q.shape[1], k.shape[1], q.shape[2]
+    scale = head_dim**-0.5 if scale is None else scale
+    d_out, q, k, v = (x.contiguous() for x in (d_out, q, k, v))
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+    delta = (d_out.float() * out.float()).sum(-1)
+    lse_log2 = lse.masked_fill(lse == -torch.inf, torch.inf) * LOG2_E  # p = exp2(score - inf) = 0 without any key
+    dk_dv_config, dq_config = backward_tiles(head_dim, q.dtype, q.device)
+    constants = {"CAUSAL": causal, "WINDOWED": window is not None, "D": head_dim,
+                 "D_PAD": triton.next_power_of_2(head_dim)}
+    batch = len(cu_seqlens_q) - 1
+    dk_dv_kernel[triton.cdiv(max_seqlen_k, dk_dv_config["K_TILE"]), kv_heads, batch](
+        q, k, v, d_out, lse_log2, delta, dk, dv, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
+        window or 0, **constants, **dk_dv_config)
+    dq_kernel[triton.cdiv(max_seqlen_q, dq_config["Q_TILE"]), heads, batch](
+        q, k, v, d_out, lse_log2, delta, dq, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
+        window or 0, **constants, **dq_config)
+    return dq, dk, dv
+    # END SOLUTION
