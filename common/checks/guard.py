@@ -45,7 +45,7 @@ def surrounded(tensor: Tensor, fill: float | int, gap: int = 0, margin: int = MA
     """A copy inside a buffer of `fill`, contiguous but for `gap` elements after each row (each tensor[n])."""
     row = math.prod(tensor.shape[1:]) + gap
     buffer = torch.full((len(tensor) * row + 2 * margin,), fill, dtype=tensor.dtype, device=tensor.device)
-    strides = torch.empty(tensor.shape, device="meta").stride()  # those of a contiguous tensor
-    view = buffer.as_strided(tensor.shape, (row, *strides[1:]), margin)
+    rows = buffer[margin:margin + len(tensor) * row].view(len(tensor), row)
+    view = rows[:, :row - gap].view(tensor.shape)
     view.copy_(tensor)
     return view
