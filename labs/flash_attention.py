@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = math.log2(math.e)  # exp(x) = exp2(x * LOG2_E), and exp2 is what a GPU has an instruction for
 
@@ -24,15 +25,31 @@ def tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, 
         return {"Q_TILE": 32, "K_TILE": 32}
     if dtype == torch.float32:
         return {"Q_TILE": 32, "K_TILE": 32, "num_warps": 4, "num_stages": 1}
-    return {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3}  # the fastest of five tried on an H100
+    config = {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3}  # the fastest of nine tried on an H100
+    if head_dim <= 64:
+        config["maxnreg"] = 128  # registers of a thread, so that a multiprocessor has room for four programs
+    return config
 
 
-def backward_tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """Given: the same for the two kernels of the backward pass, dk and dv first."""
+def backward_tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
+    """Given: the same for the kernels of the backward pass, which keep more in registers and in shared memory."""
     if device.type == "cpu" or dtype == torch.float32:
-        return tiles(head_dim, dtype, device), tiles(head_dim, dtype, device)
-    return ({"Q_TILE": 32, "K_TILE": 64, "num_warps": 4, "num_stages": 3},
-            {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 2})
+        return tiles(head_dim, dtype, device)
+    return {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3 if head_dim <= 64 else 2}
+
+
+def describe(x: Float[Tensor, "N heads D"], rows: int) -> TensorDescriptor:
+    """Given: where `x` lies, for a GPU's copy engine, which fetches tiles of `rows` rows of one head.
+
+    `desc.load([row, head, 0])` in a kernel gives (rows, 1, D_PAD), with 0 where `x` ends. The engine wants all rows and
+    heads to begin at multiples of 16 bytes, and something to be there: else it gets a copy that is so.
+    """
+    if len(x) == 0:
+        x = x.new_zeros(1, *x.shape[1:])
+    begins = [x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:2])]
+    if any(begin % 16 or begin == 0 for begin in begins):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return TensorDescriptor.from_tensor(x, [rows, 1, triton.next_power_of_2(x.shape[2])])
 
 
 def attention_bytes(nq: int, nk: int, heads: int, kv_heads: int, head_dim: int, element_bytes: int,
@@ -100,14 +117,13 @@ def tiled_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 
 @triton.jit
-def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
-                           q_row, q_head, k_row, k_head, v_row, v_head, group, window,
-                           CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
-                           Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
+def flash_attention_kernel(q_desc, k_desc, v_desc, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
+                           group, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr,
+                           D_PAD: tl.constexpr, Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
 
-    `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
-    strides, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
+    `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. The `desc` come from
+    `describe`, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
     For 06.4 alone there is one sequence and no window. You may change the arguments as you like.
     """
     # 06.4 flash_attention_kernel: write the kernel here; its launcher says that it is still a stub.
@@ -166,8 +182,8 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 
 @triton.jit
-def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr, dv_ptr,
-                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+def dk_dv_kernel(q_desc, d_out_desc, lse_log2_desc, delta_desc, k_ptr, v_ptr, dk_ptr, dv_ptr, cu_seqlens_q_ptr,
+                 cu_seqlens_k_ptr, k_row, k_head, v_row, v_head, scale, scale_log2, group, window, row_length,
                  CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
@@ -176,11 +192,14 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
 
 
 @triton.jit
-def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
-              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+def dq_kernel(q_desc, k_desc, v_desc, d_out_desc, out_desc, lse_ptr, dq_ptr, lse_log2_ptr, delta_ptr, cu_seqlens_q_ptr,
+              cu_seqlens_k_ptr, scale, scale_log2, group, window, row_length,
               CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
               Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
-    """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass."""
+    """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass.
+
+    It also leaves what dk_dv_kernel needs of each query, in rows (see `_row`): `lse_log2` and `delta`.
+    """
     # 06.6 dq_kernel: write the kernel here; its launcher says that it is still a stub.
     pass
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = math.log2(math.e)  # exp(x) = exp2(x * LOG2_E), and exp2 is what a GPU has an instruction for
 
@@ -23,15 +24,31 @@ def tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, 
         return {"Q_TILE": 32, "K_TILE": 32}
     if dtype == torch.float32:
         return {"Q_TILE": 32, "K_TILE": 32, "num_warps": 4, "num_stages": 1}
-    return {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3}  # the fastest of five tried on an H100
+    config = {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3}  # the fastest of nine tried on an H100
+    if head_dim <= 64:
+        config["maxnreg"] = 128  # registers of a thread, so that a multiprocessor has room for four programs
+    return config
 
 
-def backward_tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """Given: the same for the two kernels of the backward pass, dk and dv first."""
+def backward_tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
+    """Given: the same for the kernels of the backward pass, which keep more in registers and in shared memory."""
     if device.type == "cpu" or dtype == torch.float32:
-        return tiles(head_dim, dtype, device), tiles(head_dim, dtype, device)
-    return ({"Q_TILE": 32, "K_TILE": 64, "num_warps": 4, "num_stages": 3},
-            {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 2})
+        return tiles(head_dim, dtype, device)
+    return {"Q_TILE": 64, "K_TILE": 64, "num_warps": 4, "num_stages": 3 if head_dim <= 64 else 2}
+
+
+def describe(x: Float[Tensor, "N heads D"], rows: int) -> TensorDescriptor:
+    """Given: where `x` lies, for a GPU's copy engine, which fetches tiles of `rows` rows of one head.
+
+    `desc.load([row, head, 0])` in a kernel gives (rows, 1, D_PAD), with 0 where `x` ends. The engine wants all rows and
+    heads to begin at multiples of 16 bytes, and something to be there: else it gets a copy that is so.
+    """
+    if len(x) == 0:
+        x = x.new_zeros(1, *x.shape[1:])
+    begins = [x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:2])]
+    if any(begin % 16 or begin == 0 for begin in begins):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return TensorDescriptor.from_tensor(x, [rows, 1, triton.next_power_of_2(x.shape[2])])
 
 
 def attention_bytes(nq: int, nk: int, heads: int, kv_heads: int, head_dim: int, element_bytes: int,
@@ -171,15 +188,18 @@ def _tiles_seen(part: tl.constexpr, first, last, low, high, n, TILE: tl.constexp
 
 
 @triton.jit
-def _load_tile(ptr, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr, MASKED: tl.constexpr):
-    """(rows, D_PAD), 0 where there is nothing: in rows from n on, and in columns from D on."""
+def _load_tile(desc, start, head):
+    """(rows, D_PAD) of one head, from row `start` on. Beyond a sequence's end these are the next one's, be they NaN."""
+    rows: tl.constexpr = desc.block_shape[0]
+    return desc.load([start.to(tl.int32), head, 0]).reshape(rows, desc.block_shape[2])
+
+
+@triton.jit
+def _load_rows(ptr, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.constexpr):
+    """(rows, D_PAD) by pointers, for tiles that stay: the compiler leaves these in shared memory, not in registers."""
     dims = tl.arange(0, D_PAD)
     ptrs = ptr + rows[:, None] * row_stride + dims[None, :]
-    if MASKED or D < D_PAD:
-        tile = tl.load(ptrs, mask=(rows < n)[:, None] & (dims < D)[None, :], other=0.0)
-    else:
-        tile = tl.load(ptrs)
-    return tile
+    return tl.load(ptrs, mask=(rows < n)[:, None] & (dims < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -191,21 +211,32 @@ def _store_tile(ptr, tile, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.const
 
 
 @triton.jit
+def _row(head, sequence, start, row_length):
+    """Where a head's numbers of one sequence begin, among rows of one number a query: at a multiple of 16 bytes."""
+    return head * row_length + (start // 4 + sequence) * 4
+
+
+@triton.jit
 def _hide(scores, distance, low, high, there):
     """-inf in place of the scores of keys that a query does not see; `distance` is key - query."""
     return tl.where((distance >= low) & (distance < high) & there, scores, float("-inf"))
+
+
+@triton.jit
+def _rows_there(tile, there):
+    """0 in place of the rows that belong to another sequence: their weight is 0, but 0 times NaN is NaN."""
+    return tl.where(there[:, None], tile, tl.zeros_like(tile))
 # END SOLUTION
 
 
 @triton.jit
-def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
-                           q_row, q_head, k_row, k_head, v_row, v_head, group, window,
-                           CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
-                           Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
+def flash_attention_kernel(q_desc, k_desc, v_desc, out_ptr, lse_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale_log2,
+                           group, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr,
+                           D_PAD: tl.constexpr, Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.4 One program: a tile of queries of one head of one sequence, against all keys that they see.
 
-    `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. `q_row` and the like are
-    strides, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
+    `scale_log2` is scale * log2(e), so that exp2 gives what exp gives of the scaled scores. The `desc` come from
+    `describe`, `group` is H // KH, WINDOWED says whether there is a `window`, and D_PAD is D or the next power of two.
     For 06.4 alone there is one sequence and no window. You may change the arguments as you like.
     """
     # BEGIN SOLUTION
@@ -215,10 +246,8 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
     if first >= nq:
         return
-    k_ptr += k_start * k_row + head // group * k_head
-    v_ptr += k_start * v_row + head // group * v_head
-    queries = first + tl.arange(0, Q_TILE)
-    q = _load_tile(q_ptr + q_start * q_row + head * q_head, queries, q_row, nq, D, D_PAD, True)
+    kv_head, queries = head // group, first + tl.arange(0, Q_TILE)
+    q = _load_tile(q_desc, q_start + first, head)
 
     acc = tl.zeros([Q_TILE, D_PAD], tl.float32)
     row_sum = tl.zeros([Q_TILE], tl.float32)
@@ -227,11 +256,12 @@ def flash_attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, cu_seqlens_q_p
     for part in tl.static_range(0 if WINDOWED else 1, 3):  # cut by the window, seen whole, cut by the diagonal or nk
         from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
         for start in range(from_key, to_key, K_TILE):
-            keys = start + tl.arange(0, K_TILE)
-            k = _load_tile(k_ptr, keys, k_row, nk, D, D_PAD, part != 1)
-            v = _load_tile(v_ptr, keys, v_row, nk, D, D_PAD, part != 1)
+            k = _load_tile(k_desc, k_start + start, kv_head)
+            v = _load_tile(v_desc, k_start + start, kv_head)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")
             if part != 1:
+                keys = start + tl.arange(0, K_TILE)
+                v = _rows_there(v, keys < nk)
                 scores = _hide(scores, keys[None, :] - queries[:, None], low, high, (keys < nk)[None, :])
             new_max = tl.maximum(row_max, tl.max(scores, 1) * scale_log2)
             p = tl.math.exp2(scores * scale_log2 - new_max[:, None])  # one fused multiply-add, then exp2
@@ -303,8 +333,8 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
     # Tiles of one head side by side: they read the same keys and values, which the L2 cache then has.
     grid = (triton.cdiv(max_seqlen_q, config["Q_TILE"]), heads, len(cu_seqlens_q) - 1)
     flash_attention_kernel[grid](
-        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, (head_dim**-0.5 if scale is None else scale) * LOG2_E,
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), heads // k.shape[1],
+        describe(q, config["Q_TILE"]), describe(k, config["K_TILE"]), describe(v, config["K_TILE"]), out, lse,
+        cu_seqlens_q, cu_seqlens_k, (head_dim**-0.5 if scale is None else scale) * LOG2_E, heads // k.shape[1],
         window or 0, CAUSAL=causal, WINDOWED=window is not None, D=head_dim, D_PAD=triton.next_power_of_2(head_dim),
         **config)
     return out, lse
@@ -312,8 +342,8 @@ def flash_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 
 @triton.jit
-def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr, dv_ptr,
-                 cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+def dk_dv_kernel(q_desc, d_out_desc, lse_log2_desc, delta_desc, k_ptr, v_ptr, dk_ptr, dv_ptr, cu_seqlens_q_ptr,
+                 cu_seqlens_k_ptr, k_row, k_head, v_row, v_head, scale, scale_log2, group, window, row_length,
                  CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
@@ -324,43 +354,50 @@ def dk_dv_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dk_ptr
     k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
     if first >= nk:
         return
-    heads, keys = kv_heads * group, first + tl.arange(0, K_TILE)
-    kv = (k_start * kv_heads + kv_head) * D
-    k = _load_tile(k_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, True)
-    v = _load_tile(v_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, True)
+    keys = first + tl.arange(0, K_TILE)
+    k = _load_rows(k_ptr + k_start * k_row + kv_head * k_head, keys, k_row, nk, D, D_PAD)
+    v = _load_rows(v_ptr + k_start * v_row + kv_head * v_head, keys, v_row, nk, D, D_PAD)
 
     dk, dv = tl.zeros([K_TILE, D_PAD], tl.float32), tl.zeros([K_TILE, D_PAD], tl.float32)
     low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
     for head in range(kv_head * group, (kv_head + 1) * group):
-        row = q_start * heads + head  # of the sequence's first query
+        row = _row(head, sequence, q_start, row_length)
         for part in tl.static_range(0 if CAUSAL else 1, 3):
             # low <= j - i < high: key j is seen by the queries from j - high + 1 up to j - low
             from_query, to_query = _tiles_seen(part, first, min(first + K_TILE, nk) - 1, 1 - high, 1 - low, nq, Q_TILE)
             for start in range(from_query, to_query, Q_TILE):
-                queries = start + tl.arange(0, Q_TILE)
-                q = _load_tile(q_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
-                d_out = _load_tile(d_out_ptr + row * D, queries, heads * D, nq, D, D_PAD, part != 1)
-                lse_log2 = tl.load(lse_log2_ptr + row + queries * heads, mask=queries < nq, other=float("inf"))
-                delta = tl.load(delta_ptr + row + queries * heads, mask=queries < nq, other=0.0)
+                q = _load_tile(q_desc, q_start + start, head)
+                d_out = _load_tile(d_out_desc, q_start + start, head)
+                lse_log2 = lse_log2_desc.load([(row + start).to(tl.int32)])
+                delta = delta_desc.load([(row + start).to(tl.int32)])
+                if part != 1:
+                    queries = start + tl.arange(0, Q_TILE)
+                    there = queries < nq
+                    q, d_out = _rows_there(q, there), _rows_there(d_out, there)
+                    lse_log2, delta = tl.where(there, lse_log2, float("inf")), tl.where(there, delta, 0.0)
                 scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (K_TILE, Q_TILE)
                 if part != 1:
-                    scores = _hide(scores, keys[:, None] - queries[None, :], low, high, (keys < nk)[:, None])
+                    scores = _hide(scores, keys[:, None] - queries[None, :], low, high, there[None, :])
                 p = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
                 dv = tl.dot(p.to(d_out.dtype), d_out, dv, input_precision="ieee")
                 dp = tl.dot(v, tl.trans(d_out), input_precision="ieee")
                 ds = p * (dp - delta[None, :])
                 dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    kv = (k_start * kv_heads + kv_head) * D
     _store_tile(dk_ptr + kv, dk * scale, keys, kv_heads * D, nk, D, D_PAD)
     _store_tile(dv_ptr + kv, dv, keys, kv_heads * D, nk, D, D_PAD)
     # END SOLUTION
 
 
 @triton.jit
-def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
-              cu_seqlens_q_ptr, cu_seqlens_k_ptr, scale, scale_log2, group, window,
+def dq_kernel(q_desc, k_desc, v_desc, d_out_desc, out_desc, lse_ptr, dq_ptr, lse_log2_ptr, delta_ptr, cu_seqlens_q_ptr,
+              cu_seqlens_k_ptr, scale, scale_log2, group, window, row_length,
               CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
               Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
-    """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass."""
+    """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass.
+
+    It also leaves what dk_dv_kernel needs of each query, in rows (see `_row`): `lse_log2` and `delta`.
+    """
     # BEGIN SOLUTION
     head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE
@@ -368,22 +405,26 @@ def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
     k_start, nk = _sequence(cu_seqlens_k_ptr, sequence)
     if first >= nq:
         return
-    kv_heads, queries = heads // group, first + tl.arange(0, Q_TILE)
-    qo, kv = (q_start * heads + head) * D, (k_start * kv_heads + head // group) * D
-    q = _load_tile(q_ptr + qo, queries, heads * D, nq, D, D_PAD, True)
-    d_out = _load_tile(d_out_ptr + qo, queries, heads * D, nq, D, D_PAD, True)
-    row_heads = (q_start + queries) * heads + head
-    lse_log2 = tl.load(lse_log2_ptr + row_heads, mask=queries < nq, other=float("inf"))
-    delta = tl.load(delta_ptr + row_heads, mask=queries < nq, other=0.0)
+    kv_head, queries = head // group, first + tl.arange(0, Q_TILE)
+    q = _load_tile(q_desc, q_start + first, head)
+    d_out = _load_tile(d_out_desc, q_start + first, head)
+    lse = tl.load(lse_ptr + (q_start + queries) * heads + head, mask=queries < nq, other=float("-inf"))
+    lse_log2 = tl.where(lse == float("-inf"), float("inf"), lse / LN_2)  # exp2(score - inf) = 0
+    delta = tl.sum(d_out.to(tl.float32) * _load_tile(out_desc, q_start + first, head).to(tl.float32), 1)
+    row = _row(head, sequence, q_start, row_length)
+    tl.store(lse_log2_ptr + row + queries, lse_log2, mask=queries < nq)
+    tl.store(delta_ptr + row + queries, delta, mask=queries < nq)
 
     dq = tl.zeros([Q_TILE, D_PAD], tl.float32)
     low, high = _sight(nq, nk, window, CAUSAL, WINDOWED)
     for part in tl.static_range(0 if WINDOWED else 1, 3):
         from_key, to_key = _tiles_seen(part, first, min(first + Q_TILE, nq) - 1, low, high, nk, K_TILE)
         for start in range(from_key, to_key, K_TILE):
-            keys = start + tl.arange(0, K_TILE)
-            k = _load_tile(k_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, part != 1)
-            v = _load_tile(v_ptr + kv, keys, kv_heads * D, nk, D, D_PAD, part != 1)
+            k = _load_tile(k_desc, k_start + start, kv_head)
+            v = _load_tile(v_desc, k_start + start, kv_head)
+            if part != 1:
+                keys = start + tl.arange(0, K_TILE)
+                k, v = _rows_there(k, keys < nk), _rows_there(v, keys < nk)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")
             if part != 1:
                 scores = _hide(scores, keys[None, :] - queries[:, None], low, high, (keys < nk)[None, :])
@@ -391,7 +432,7 @@ def dq_kernel(q_ptr, k_ptr, v_ptr, d_out_ptr, lse_log2_ptr, delta_ptr, dq_ptr,
             dp = tl.dot(d_out, tl.trans(v), input_precision="ieee")
             ds = p * (dp - delta[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-    _store_tile(dq_ptr + qo, dq * scale, queries, heads * D, nq, D, D_PAD)
+    _store_tile(dq_ptr + (q_start * heads + head) * D, dq * scale, queries, heads * D, nq, D, D_PAD)
     # END SOLUTION
 
 
@@ -421,19 +462,21 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
     # BEGIN SOLUTION
     heads, kv_heads, head_dim = q.shape[1], k.shape[1], q.shape[2]
     scale = head_dim**-0.5 if scale is None else scale
-    d_out, q, k, v = (x.contiguous() for x in (d_out, q, k, v))
-    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-    delta = (d_out.float() * out.float()).sum(-1)
-    lse_log2 = lse.masked_fill(lse == -torch.inf, torch.inf) * LOG2_E  # p = exp2(score - inf) = 0 without any key
-    dk_dv_config, dq_config = backward_tiles(head_dim, q.dtype, q.device)
-    constants = {"CAUSAL": causal, "WINDOWED": window is not None, "D": head_dim,
-                 "D_PAD": triton.next_power_of_2(head_dim)}
-    batch = len(cu_seqlens_q) - 1
-    dk_dv_kernel[triton.cdiv(max_seqlen_k, dk_dv_config["K_TILE"]), kv_heads, batch](
-        q, k, v, d_out, lse_log2, delta, dk, dv, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
-        window or 0, **constants, **dk_dv_config)
-    dq_kernel[triton.cdiv(max_seqlen_q, dq_config["Q_TILE"]), heads, batch](
-        q, k, v, d_out, lse_log2, delta, dq, cu_seqlens_q, cu_seqlens_k, scale, scale * LOG2_E, heads // kv_heads,
-        window or 0, **constants, **dq_config)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    batch, D_PAD = len(cu_seqlens_q) - 1, triton.next_power_of_2(head_dim)
+    row_length = triton.cdiv(len(q), 4) * 4 + 4 * batch
+    lse_log2, delta = torch.empty(2, heads * row_length, device=q.device)
+    common = {"scale": scale, "scale_log2": scale * LOG2_E, "group": heads // kv_heads, "window": window or 0,
+              "row_length": row_length, "CAUSAL": causal, "WINDOWED": window is not None, "D": head_dim, "D_PAD": D_PAD}
+    config = backward_tiles(head_dim, q.dtype, q.device)
+    Q_TILE, K_TILE = config["Q_TILE"], config["K_TILE"]
+    q_desc, d_out_desc, out_desc = (describe(x, Q_TILE) for x in (q, d_out, out))
+    dq_kernel[triton.cdiv(max_seqlen_q, Q_TILE), heads, batch](
+        q_desc, describe(k, K_TILE), describe(v, K_TILE), d_out_desc, out_desc, lse, dq, lse_log2, delta, cu_seqlens_q,
+        cu_seqlens_k, **common, **config)
+    rows = (TensorDescriptor.from_tensor(x, [Q_TILE]) for x in (lse_log2, delta))
+    dk_dv_kernel[triton.cdiv(max_seqlen_k, K_TILE), kv_heads, batch](
+        q_desc, d_out_desc, *rows, k, v, dk, dv, cu_seqlens_q, cu_seqlens_k, k.stride(0), k.stride(1), v.stride(0),
+        v.stride(1), **common, **config)
     return dq, dk, dv
     # END SOLUTION

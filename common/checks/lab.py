@@ -24,7 +24,22 @@ def load_lab(name: str) -> ModuleType:
     sys.modules[module.__name__] = module
     setattr(labs, name, module)
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), module.__dict__)
+    if "triton.runtime.interpreter" in sys.modules:
+        mend_interpreter(sys.modules["triton.runtime.interpreter"])
     return module
+
+
+def mend_interpreter(interpreter: ModuleType) -> None:
+    """Let a number that a kernel has loaded be a bound of `range`, which Triton 3.6 cannot do beside NumPy 2.4."""
+    patch_tensor = interpreter._patch_lang_tensor
+    if patch_tensor.__name__ == "patch_tensor_and_index":
+        return
+
+    def patch_tensor_and_index(tensor, scope) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
 
 
 def raised_by(call: Callable[[], object]) -> tuple[str, str]:
