@@ -18,6 +18,7 @@ from common.measure import (
     copies,
     decoder_forward,
     flash,
+    flash_steps,
     limits,
     models,
     no_kv,
@@ -287,9 +288,18 @@ def test_weights_are_counted_as_the_model_holds_them():
     assert limits.weight_bytes(TINY, 4) == sum(weight.nbytes for weight in matrices.values())
 
 
+def test_steps_of_the_attention_kernels_stand_in_their_sources(monkeypatch):
+    monkeypatch.setattr(flash_steps, "labs_folder", lambda: ROOT / "solutions")
+    for name, version in flash_steps.VERSIONS.items():
+        source = version.file().read_text(encoding="utf-8")
+        for step, replacements in version.undo.items():
+            for fragment in replacements:
+                assert source.count(fragment) == 1, f"{name}, {step}: {fragment}"
+
+
 def test_points_of_a_machine_have_the_keys_of_their_table():
     for device in (CPU, torch.device("cuda")):
-        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies, flash)
+        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies, flash, flash_steps)
         for point in (point for topic in topics for point in topic.points(device)):
             assert tuple(point.key) == point.table.key
         plain, cached = ({tuple(point.key.values()) for point in topic.points(device)}
@@ -392,6 +402,9 @@ def timings(tmp_path):
         seconds = {"time": task.flops / 4e14, "p05": task.flops / 5e14, "p95": task.flops / 3e14, "tflops": 400.0}
         tables.append(flash.TABLE, folder, flash.key_of(task, "lesson 06") | limits | seconds | {"reason": ""} | mark)
         tables.append(flash.TABLE, folder, flash.key_of(task, "FlashInfer") | limits | {"reason": "not here"} | mark)
+    for point in flash_steps.points(torch.device("cuda")):
+        seconds = {"time": 1e-3, "p05": 9e-4, "p95": 2e-3, "repeats": 5, "tflops": 400.0, "reason": ""}
+        tables.append(flash_steps.TABLE, folder, point.key | seconds | mark)
     return tmp_path / "timings"
 
 
@@ -432,7 +445,7 @@ def test_attention_is_summed_up_with_its_absent_peers(timings):
     rows = tables.read(flash.TABLE, timings / "toy")
     twice = rows[rows.implementation.eq("lesson 06")].assign(implementation="torch FA2", tflops=200.0)
     said = flash.summary(pd.concat([rows, twice])).splitlines()
-    assert said[0] == "forward, lesson 06 over torch FA2: 2.00 (from 2.00 to 2.00, 8 points)"
+    assert said[0] == "forward, lesson 06 / torch FA2: 2.00 (2.00 to 2.00, 8 points)"
     assert said[-1].startswith("absent, backward, FlashInfer: not here")
 
 

@@ -38,7 +38,16 @@ def plots() -> int:
 
 def measure(out: Path) -> int:
     from common.device import DEVICE
-    from common.measure import copies, decoder_forward, flash, no_kv, prefill, row_kernels, single_batch
+    from common.measure import (
+        copies,
+        decoder_forward,
+        flash,
+        flash_steps,
+        no_kv,
+        prefill,
+        row_kernels,
+        single_batch,
+    )
     from common.measure.run import Interrupted, run
     from common.measure.stamp import stamp
 
@@ -49,7 +58,7 @@ def measure(out: Path) -> int:
         print(f"This machine is busy (load {busy:.1f} on {mark['cores']} cores): close what else runs, or the timings "
               "will say more about that.", file=sys.stderr)
     try:
-        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies, flash)
+        topics = (decoder_forward, no_kv, single_batch, prefill, row_kernels, copies, flash, flash_steps)
         points = [point for topic in topics for point in topic.points(DEVICE)]
         new, left_out = run(points, folder, mark)
     except TableError as error:

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from common.measure import style
 from common.measure.flash import TOKENS
+from common.measure.flash_steps import ALL
 
 LINES = {  # every line differs in colour, marker and dashes
     "lesson 06": {"color": "#000000", "marker": "o", "linestyle": "-", "linewidth": 2.6},
@@ -44,6 +45,25 @@ def draw_batches(rows: pd.DataFrame) -> Figure:
     draw_panel(right, grouped, "sequence", "sequence length (tokens)")
     right.set_title(f"{grouped.iloc[0].heads} query heads, {grouped.iloc[0].kv_heads} key/value heads of 128, causal")
     finish(figure, "forward", rows)
+    return figure
+
+
+def draw_steps(rows: pd.DataFrame) -> Figure:
+    """How fast each version is, and how fast it would be without each of its steps."""
+    figure, panels = style.new_figure(2, height=5.2)
+    for causal, panel in zip("01", panels, strict=True):
+        here = rows[rows.causal.eq(causal) & rows.time.notna()]
+        labels = [step if step == ALL else f"without: {step}" for step in here.step]
+        places = range(len(here))
+        panel.barh(places, here.tflops, color=[LINES[version]["color"] for version in here.version])
+        panel.set_yticks(places, labels)
+        panel.invert_yaxis()
+        panel.bar_label(panel.containers[0], fmt="%.0f", padding=4)
+        panel.set(xlabel="TFLOP/s", xlim=(0, 1.12 * here.tflops.max()), title="causal" if causal == "1" else "no mask")
+    panels[1].set_yticklabels([])
+    first = rows.iloc[0]
+    figure.suptitle(f"{' (black) and '.join(rows.version.unique())} (blue), heads of {first.head_dim}, sequences of "
+                    f"{first.sequence}, {first['dtype']}, {style.machine_name(first)}", fontsize=14)
     return figure
 
 

@@ -15,6 +15,7 @@ from common.measure import (
     decoder_forward_plot,
     flash,
     flash_plot,
+    flash_steps,
     no_kv,
     no_kv_plot,
     prefill,
@@ -39,6 +40,7 @@ FIGURES: dict[str, tuple[tuple[Table, ...], Callable[..., Figure]]] = {
     "attention_performance_seq": ((flash.TABLE,), partial(flash_plot.draw_lengths, "forward")),
     "attention_performance_backward": ((flash.TABLE,), partial(flash_plot.draw_lengths, "backward")),
     "attention_performance_batch": ((flash.TABLE,), flash_plot.draw_batches),
+    "attention_steps": ((flash_steps.TABLE,), flash_plot.draw_steps),
 }
 TABLES: dict[str, Table] = {table.name: table for needed, _ in FIGURES.values() for table in needed}
 

@@ -228,7 +228,7 @@ with attempt("06.3"):
 # | torch | Triton |
 # |---|---|
 # | `for queries in ...split(q_tile)`, all heads | `tl.program_id(...)`: which tile, which head |
-# | `q[queries]` | `tl.load` of a (Q_TILE, D_PAD) block of pointers, with a mask |
+# | `q[queries]` | `q_desc.load([first, head, 0]).reshape(Q_TILE, D_PAD)` |
 # | `q_rows @ k_rows.mT` | `tl.dot(q, tl.trans(k), input_precision="ieee")`, float32 out of half-precision factors |
 # | `torch.maximum`, `.amax(-1)`, `.sum(-1)` | `tl.maximum`, `tl.max(x, 1)`, `tl.sum(x, 1)` |
 # | `.exp()` | `tl.math.exp2`, on scores times `scale * log2(e)` |
@@ -241,11 +241,16 @@ with attempt("06.3"):
 #    natural: multiply by $\ln 2$ at the end.
 # 2. **float32 where sums grow.** The factors of a product may be half precision; `acc`, `row_sum` and `row_max` may not. In
 #    float16, 65,504 is the end; in bfloat16, $256 + 1 = 256$.
-# 3. **Edges.** The last tile has fewer rows: mask loads and stores, and give scores of keys that are not there $-\infty$.
-#    Their `v` has to be loaded as 0 too: $0 \cdot \text{NaN}$ is NaN, and behind your tensor lies anything.
-# 4. **Powers of two.** `tl.arange(0, D)` takes no D = 80. Pad it (`D_PAD` = 128) and mask the dims from `D` on.
-# 5. **Strides.** `q` is often a slice of one large product with `k` and `v`. Compute addresses from `stride(0)` and
-#    `stride(1)`.
+# 3. **Tiles by descriptor.** A *descriptor* says once where a tensor lies: its address, shape and strides, and the size of a
+#    tile. `desc.load([row, head, 0])` fetches the tile that begins there, with 0 where the tensor ends. So no load needs
+#    strides or a mask; a head dim of 80 arrives as `D_PAD` = 128, the power of two that `tl.dot` wants. On a Hopper GPU a
+#    copy engine (TMA) does the work, and no thread spends registers on addresses. `describe` (given) makes a descriptor.
+#    Blocks of pointers with masks, as in lesson 00, are as right, and slower there.
+# 4. **Edges.** A descriptor knows where the tensor ends, not where a sequence in it does. Give scores of keys that are not
+#    there $-\infty$. If their `v` may be anything, it has to become 0 as well: $0 \cdot \text{NaN}$ is NaN. Stores go by
+#    pointers, with a mask: what follows your rows belongs to another program.
+# 5. **Strides.** `q` is often a slice of one large product with `k` and `v`. Descriptors know that; pointers have to be
+#    computed from `stride(0)` and `stride(1)`.
 # 6. **Grouped heads.** A program of query head `h` reads key/value head `h // group`.
 #
 # `tiles` (given) says how large a tile is: 32 × 32 on a CPU, since the interpreter takes about 8 ms for a tile of any size;
@@ -259,15 +264,17 @@ with attempt("06.3"):
 # (0, Nk), or you leave them out. Begin with a full square tile, and let the checks lead you on: they come in the order in
 # which such kernels are written.
 #
-# <details><summary>Hint 1: addresses</summary>
-# <code>queries = tile * Q_TILE + tl.arange(0, Q_TILE)</code>, <code>dims = tl.arange(0, D_PAD)</code>, and the block of
-# pointers is <code>q_ptr + queries[:, None] * q_row + head * q_head + dims[None, :]</code>, with the mask
-# <code>(queries &lt; nq)[:, None] &amp; (dims &lt; D)[None, :]</code> and <code>other=0.0</code>.</details>
+# <details><summary>Hint 1: tiles</summary>
+# <code>q = q_desc.load([first, head, 0]).reshape(Q_TILE, D_PAD)</code> with <code>first = tile * Q_TILE</code>. To store,
+# <code>queries = first + tl.arange(0, Q_TILE)</code>, <code>dims = tl.arange(0, D_PAD)</code>, the pointers
+# <code>out_ptr + (queries[:, None] * heads + head) * D + dims[None, :]</code>, and the mask
+# <code>(queries &lt; nq)[:, None] &amp; (dims &lt; D)[None, :]</code>.</details>
 # <details><summary>Hint 2: the state</summary><code>acc = tl.zeros([Q_TILE, D_PAD], tl.float32)</code>,
 # <code>row_sum = tl.zeros([Q_TILE], tl.float32)</code>, <code>row_max = tl.full([Q_TILE], -1e30, tl.float32)</code>; then
 # <code>for start in range(0, nk, K_TILE)</code>.</details>
-# <details><summary>Hint 3: the launch</summary><code>flash_attention_kernel[(heads, 1, triton.cdiv(nq, Q_TILE))](...)</code>
-# with <code>D_PAD=triton.next_power_of_2(D)</code> and <code>**tiles(D, q.dtype, q.device)</code>. If you write the launch
+# <details><summary>Hint 3: the launch</summary><code>flash_attention_kernel[(triton.cdiv(nq, Q_TILE), heads, 1)](...)</code>
+# with <code>describe(q, Q_TILE)</code>, <code>describe(k, K_TILE)</code> and so on,
+# <code>D_PAD=triton.next_power_of_2(D)</code> and <code>**tiles(D, q.dtype, q.device)</code>. If you write the launch
 # in <code>flash_attention</code> at once, <code>attention</code> is that with a batch of one.</details>
 # <details><summary>Passing the first check but failing the second?</summary>One tile of keys needs no
 # <code>rescale</code>.</details>
@@ -358,8 +365,8 @@ with attempt("06.4"):
 # $p = 0$, but $0 \cdot \text{NaN}$ is NaN: whoever loads the tile has it in `out`. That works on a GPU as well.
 #
 # <details><summary>Hint 1</summary>In the kernel <code>start = tl.load(cu_seqlens_q_ptr + sequence)</code> and
-# <code>nq = tl.load(cu_seqlens_q_ptr + sequence + 1) - start</code>, likewise for the keys; shift the pointers by
-# <code>start * stride</code>, and the rest is as before.</details>
+# <code>nq = tl.load(cu_seqlens_q_ptr + sequence + 1) - start</code>, likewise for the keys; add <code>start</code> to the
+# rows that you load and store, and the rest is as before. The coordinates of a descriptor are 32-bit integers.</details>
 # <details><summary>Hint 2</summary>Round <code>begin</code> down to a multiple of K_TILE. Where <code>end &lt;= begin</code>
 # the loop does not run, and rows that see nothing come out as 0 and -inf by themselves.</details>
 # <details><summary>Hint 3</summary>Integer division rounds towards zero on a GPU: take <code>max(..., 0)</code> before
@@ -507,8 +514,9 @@ with attempt("06.5"):
 # *30 minutes · difficulty 5 · `dk_dv_kernel`, `dq_kernel` and `flash_attention_backward` in `labs/flash_attention.py` ·
 # `check("06.6")`*
 #
-# <details><summary>Hint 1</summary>In the launcher, in torch: <code>delta = (d_out.float() * out.float()).sum(-1)</code>,
-# (Nq, H); and <code>q.contiguous()</code> and the like, so that the kernels need no strides.</details>
+# <details><summary>Hint 1</summary><code>delta</code> may be computed in the launcher, in torch:
+# <code>(d_out.float() * out.float()).sum(-1)</code>, (Nq, H). The reference leaves that to <code>dq_kernel</code>, which has
+# these rows at hand and is launched first.</details>
 # <details><summary>Hint 2</summary>Write <code>dq_kernel</code> first: it is the forward loop without a maximum. Then
 # <code>p</code> is <code>exp2(scores * scale_log2 - lse_log2)</code>, with <code>lse_log2 = lse * LOG2_E</code>.</details>
 # <details><summary>Hint 3</summary>A row that saw no key has <code>lse = -inf</code>, and exp2(-inf + inf) is NaN. If the
@@ -596,16 +604,45 @@ else:
 # The dotted predictions are those of 06.1. For plain attention they should hold: its bytes really move. The tiled kernel may
 # lie above its own, since programs that run side by side find each other's keys in the cache.
 #
-# ### What is left, and the second version
+# ### What each step is worth
 #
-# Your kernel is plain Triton: it says *what* a program computes, and the compiler decides when. On a Hopper GPU that leaves
-# three things undone, which FlashAttention-3 and cuDNN do:
+# The reference's kernel took a few steps that change no result. Here each of them is undone by itself, and timed in the same
+# run:
 #
-# - **Copies by engine.** Here every warp computes addresses and issues loads. Hopper has a copy engine (TMA) that takes one
-#   descriptor of a whole tensor and fetches a tile by its coordinates, with no registers and no masks.
-# - **Specialised warps.** One warp only loads, the others only multiply. Each gets the registers that its work needs.
-# - **Ping-pong.** While one group of warps computes exponentials, another keeps the tensor cores busy; and within a group the
-#   products of the next tile begin before the softmax of the last one is done.
+# - **Tiles of one head run side by side.** The first dimension of the grid counts tiles, so that programs that run at the
+#   same time read the same keys, and find them in the cache. With the heads first, each of them reads other keys.
+# - **The last queries begin first.** Under a causal mask they see most. Long work that begins last leaves a GPU idle at the
+#   end.
+# - **No mask in tiles that are seen whole.** A comparison and a choice for each score, twice.
+# - **The copy engine fetches tiles.** With pointers every thread keeps addresses in registers and issues its own loads. The
+#   backward pass gains most: there the registers are full.
+#
+# ### The second version
+#
+# Plain Triton says *what* a program computes; the compiler decides when. `common/kernels/flash_attention_2.py` is written in
+# Gluon, Triton's lower level, where the *when* is yours, after FlashAttention-3. It is for Hopper GPUs only, and forward
+# only. Read it beside your own; what it does otherwise is listed on top of the file:
+#
+# - **One warp only loads**, two groups of four only compute, and barriers in shared memory tell them when a tile is there or
+#   may be replaced. (This is its frame, and cannot be undone by itself.)
+# - **Values are added up during the next softmax.** The product of one tile's `p` with its values is under way on the tensor
+#   cores while the exponentials of the next tile are computed.
+# - **Exponentials are computed by then.** The assembler moves them behind the wait that follows, where nothing overlaps any
+#   more. A jump that depends on them, and that is never taken, keeps them in place.
+# - **Programs stay.** One for each multiprocessor takes a long piece of work, then a short one, and goes on.
+# - **16 bytes stored at a time**, after a change of layout in shared memory.
+
+# %%
+from common.measure import flash_steps
+
+if flash_steps.TABLE.file(folder).exists():
+    steps = tables.read(flash_steps.TABLE, folder)
+    display(Image(style.png(plots.draw("attention_steps", folder)), alt=(
+        "Bars of TFLOP/s on an H100, without a mask and causal: lesson 06's kernel and the second version with all steps, and "
+        "each without one of its steps.")))
+    print(flash_steps.summary(steps))
+else:
+    print("No H100 has measured the steps yet: `make timings` on one, then `make plots`.")
 
 # %% [markdown]
 # ## Where this loses

@@ -1,0 +1,149 @@
+"""Lesson 06: what each step towards a fast kernel is worth. Each is undone by itself, and timed beside the whole.
+
+A step is undone as a mistake is planted: some fragments of the source are replaced.
+"""
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from common import ROOT, labs_folder
+from common.measure.flash import (
+    BUDGET,
+    HIDDEN,
+    TOKENS,
+    Absent,
+    Attend,
+    Problem,
+    Task,
+    expect_near,
+    make_problem,
+    torch_attention,
+)
+from common.measure.run import Point
+from common.measure.tables import Table
+from common.measure.timing import time_each
+
+HEAD_DIM, SEQUENCE = 128, 4096
+TABLE = Table("attention_steps", key=("version", "step", "causal", "head_dim", "sequence", "dtype"), numbers=(),
+              optional=("time", "p05", "p95", "repeats", "tflops"), words=("reason",))
+ALL = "all steps"  # what the others, each without one step, are held against
+
+
+@dataclass(frozen=True)
+class Version:
+    """A source, the name of its function, and its steps: what is to be replaced in the source to undo each."""
+
+    file: Callable[[], Path]
+    function: str
+    undo: dict[str, dict[str, str]]
+
+
+VERSIONS = {
+    "lesson 06": Version(lambda: labs_folder() / "flash_attention.py", "flash_attention", {
+        ALL: {},
+        "tiles of one head run side by side": {
+            "head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)\n"
+            "    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE  # the last queries":
+            "head, heads, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1)\n"
+            "    first = (tl.num_programs(2) - 1 - tl.program_id(2)) * Q_TILE  # the last queries",
+            'grid = (triton.cdiv(max_seqlen_q, config["Q_TILE"]), heads, len(cu_seqlens_q) - 1)':
+            'grid = (heads, len(cu_seqlens_q) - 1, triton.cdiv(max_seqlen_q, config["Q_TILE"]))'},
+        "the last queries begin first": {
+            "first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE  # the last":
+            "first = tl.program_id(0) * Q_TILE  # the last"},
+        "no mask in tiles that are seen whole": {
+            "if part != 1:\n                keys = start + tl.arange(0, K_TILE)\n                v = _rows_there":
+            "if part != 3:\n                keys = start + tl.arange(0, K_TILE)\n                v = _rows_there"},
+        "the copy engine fetches tiles": {
+            "return TensorDescriptor.from_tensor(x, [rows, 1, triton.next_power_of_2(x.shape[2])])": "return x",
+            "rows: tl.constexpr = desc.block_shape[0]\n"
+            "    return desc.load([start.to(tl.int32), head, 0]).reshape(rows, desc.block_shape[2])":
+            "rows = start + tl.arange(0, 64)\n"
+            f"    return tl.load(desc + (rows[:, None] * {HIDDEN // HEAD_DIM} + head) * {HEAD_DIM} + "
+            f"tl.arange(0, {HEAD_DIM})[None, :])"}}),
+    "second version": Version(lambda: ROOT / "common" / "kernels" / "flash_attention_2.py", "flash_attention_2", {
+        ALL: {},
+        "values are added up during the next softmax": {
+            "scores = warpgroup_mma_wait(1, [scores])": "scores, out = warpgroup_mma_wait(0, [scores, out])"},
+        "exponentials are computed by then": {"computed_by_now(row_sum)])": "row_sum])"},
+        "programs stay": {
+            "programs = min(work, torch.cuda.get_device_properties(q.device).multi_processor_count)":
+            "programs = work"},
+        "16 bytes stored at a time": {
+            "WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])":
+            "WIDE: gl.constexpr = O_LAYOUT"}}),
+}
+
+
+def points(device: torch.device) -> list[Point]:
+    if device.type != "cuda":
+        return []
+    return [Point(TABLE, {"version": version, "step": step, "causal": causal, "head_dim": HEAD_DIM,
+                          "sequence": SEQUENCE, "dtype": "bfloat16"}, partial(measure, version, step, causal, device))
+            for version in VERSIONS for causal in (0, 1) for step in VERSIONS[version].undo]
+
+
+def measure(version: str, step: str, causal: int, device: torch.device) -> dict:
+    return measure_all(version, causal, device)[step]
+
+
+@lru_cache(maxsize=1)
+def measure_all(version: str, causal: int, device: torch.device) -> dict[str, dict]:
+    """One row for each step: the time without it, in the same rounds as all others; or why there is none."""
+    heads = HIDDEN // HEAD_DIM
+    task = Task("forward", HEAD_DIM, heads, heads, bool(causal), TOKENS // SEQUENCE, SEQUENCE)
+    problem = make_problem(task, device)
+    reference, ready, rows = torch_attention(problem), {}, {}
+    for step, replacements in VERSIONS[version].undo.items():
+        try:
+            attend = without(VERSIONS[version], replacements, problem)
+            expect_near(reference, attend())
+            ready[step] = attend
+        except Exception as error:
+            reason = str(error) if isinstance(error, Absent) else f"{type(error).__name__}: {error}".splitlines()[0]
+            rows[step] = dict.fromkeys(TABLE.optional) | {"reason": reason[:200]}
+    times = time_each(list(ready.values()), device, BUDGET, at_least=5, at_most=100, queued=True)
+    return rows | {step: {"time": one.median, "p05": one.p05, "p95": one.p95, "repeats": len(one.seconds),
+                          "tflops": task.flops / one.median / 1e12, "reason": ""}
+                   for step, one in zip(ready, times, strict=True)}
+
+
+def without(version: Version, replacements: dict[str, str], problem: Problem) -> Attend:
+    """The version's attention, from its source with the fragments replaced."""
+    source = version.file().read_text(encoding="utf-8")
+    for fragment, replacement in replacements.items():
+        if source.count(fragment) != 1:
+            raise Absent(f"{version.file().name} is written otherwise")
+        source = source.replace(fragment, replacement)
+    function = getattr(module_of(source), version.function)
+    starts, it = problem.cu_seqlens, problem.task
+    return lambda: function(problem.q, problem.k, problem.v, starts, starts, it.sequence, it.causal)[:1]
+
+
+def module_of(source: str):
+    """A module made from a file, since Triton reads a kernel's source there."""
+    file = Path(tempfile.mkdtemp()) / f"attention_step_{abs(hash(source))}.py"
+    file.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """How many times as fast a version is with a step as without it."""
+    lines = [f"{'':16}{'step':46}{'no mask':>9}{'causal':>9}"]
+    for version, steps in rows.groupby("version", sort=False):
+        table = steps.pivot_table(index="step", columns="causal", values="tflops", sort=False)
+        lines.append(f"{version:16}{'TFLOP/s with ' + ALL:46}" + "".join(f"{table[c][ALL]:9.0f}" for c in "01"))
+        lines += [f"{'':16}{step:46}" + "".join(f"{table[c][ALL] / table[c][step]:8.2f}x" for c in "01")
+                  for step in table.index if step != ALL]
+    return "\n".join(lines)
