@@ -192,9 +192,10 @@ def silu_and_mul(gate_up: Float[Tensor, "N 2*F"], out: Float[Tensor, "N F"]) -> 
     """
     # BEGIN SOLUTION
     rows, width = out.shape
-    block = min(triton.next_power_of_2(width), MAX_BLOCK // 2)  # two blocks at a time, of gates and of ups
+    block = min(triton.next_power_of_2(width), MAX_BLOCK)
     silu_and_mul_kernel[(rows, triton.cdiv(width, block))](
-        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block, num_warps=warps(block)
+        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block,
+        num_warps=warps(2 * block),  # two blocks at a time, of gates and of ups
     )
     # END SOLUTION
 
@@ -264,16 +265,19 @@ def online_softmax_kernel(x_ptr, out_ptr, x_stride, out_stride, columns, TILE: t
     offsets = tl.arange(0, TILE)
     top = tl.full((), _LOWEST, tl.float32)
     total = tl.full((), 0.0, tl.float32)
+    p = tl.zeros([TILE], tl.float32)
     for start in range(0, columns, TILE):
         inside = start + offsets < columns
         x = tl.load(x_ptr + row * x_stride + start + offsets, mask=inside, other=-float("inf")).to(tl.float32)
         new_top = tl.maximum(top, tl.max(x))
-        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(x - new_top))  # the old sum, as seen from the new top
+        p = tl.exp(x - new_top)
+        total = total * tl.exp(top - new_top) + tl.sum(p)  # the old sum, as seen from the new top
         top = new_top
-    for start in range(0, columns, TILE):
-        inside = start + offsets < columns
-        x = tl.load(x_ptr + row * x_stride + start + offsets, mask=inside).to(tl.float32)
-        tl.store(out_ptr + row * out_stride + start + offsets, tl.exp(x - top) / total, mask=inside)
+    last = (columns - 1) // TILE * TILE  # p still holds this tile: a row that fits into one is never loaded again
+    tl.store(out_ptr + row * out_stride + last + offsets, p * (1 / total), mask=last + offsets < columns)
+    for start in range(0, last, TILE):
+        x = tl.load(x_ptr + row * x_stride + start + offsets).to(tl.float32)
+        tl.store(out_ptr + row * out_stride + start + offsets, tl.exp(x - top) * (1 / total))
     # END SOLUTION
 
 

@@ -41,9 +41,8 @@ def time_copy(device: torch.device, direction: str, host_memory: str, layout: st
     """Within the GPU by its own clock. Else by the host's, from the call until the data has arrived."""
     host = torch.device("cpu")
     source = numbers(host if direction == TO_GPU else device, layout, size, host_memory == "pinned")
-    target = torch.empty_like(source, device=host if direction == TO_HOST else device,
-                              memory_format=torch.contiguous_format,
-                              pin_memory=direction == TO_HOST and host_memory == "pinned")
+    target = torch.empty(source.shape, dtype=source.dtype, device=host if direction == TO_HOST else device,
+                         pin_memory=direction == TO_HOST and host_memory == "pinned")
     copy: Callable[[], object] = partial(target.copy_, source, non_blocking=True)
     if direction == WITHIN:
         return time_one(copy, device, BUDGET, at_least=5, queued=True)
