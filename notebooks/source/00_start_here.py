@@ -63,7 +63,7 @@ show(summary())
 # repeat:
 #     hidden   = model(token_ids, positions, attention)   # (N, dim)
 #     logits   = model.logits(hidden[-1:])                # (1, V)
-#     token_id = choose(logits)                           # one int: your first exercise
+#     token_id = choose(logits)                           # one int: see 00.1
 #     token_ids.append(token_id)
 # ```
 #
@@ -109,7 +109,7 @@ from textwrap import fill
 
 
 def tell(text: str) -> None:
-    print("\n".join(fill(line, 96) for line in text.splitlines()))
+    print("\n".join(fill(line, 84) for line in text.splitlines()))
 
 
 opening = "It was a fine Monday morning in Upper Crumpet."
@@ -142,7 +142,7 @@ with attempt("00.1"):
         prompt = tokenizer.encode(told.text[: question.position])
         tokens = generate(model, prompt, 12, tokenizer.stop_ids, lab.greedy_token)
         answer = "".join(tokenizer.stream(tokens)).split("\n")[0].strip()
-        print(f"{question.text} The model: {answer}. The story: {question.answer}.")
+        print(f"{question.text}\n    the model: {answer}; the story: {question.answer}")
 
 # %% [markdown]
 # ### 00.2 The answer meter
@@ -212,7 +212,7 @@ with attempt("00.2"):
 # for one block of elements at a time. A launch starts a *grid* of programs, and each asks for its number:
 #
 # ```
-# n = 2500, BLOCK = 1024                    grid = ceil(n / BLOCK) = 3 programs
+# n = 2500, BLOCK = 1024                  grid = ceil(n / BLOCK) = 3 programs
 #
 #        program 0            program 1            program 2
 #   |0 ........... 1023|1024 ......... 2047|2048 .. 2499|xxxxxxx|

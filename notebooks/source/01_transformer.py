@@ -49,6 +49,7 @@ display(SVG(ROOT / "docs" / "decoder.svg"))
 
 # %%
 import io
+from textwrap import fill
 
 import torch
 from IPython.display import Image
@@ -71,6 +72,10 @@ def show(figure: Figure, alt: str) -> None:
     png = io.BytesIO()
     figure.savefig(png, dpi=110)
     display(Image(png.getvalue(), alt=alt))
+
+
+def tell(text: str) -> None:
+    print("\n".join(fill(line, 84) for line in text.splitlines()))
 
 
 print(f"{len(weights)} tensors, {sum(weight.numel() for weight in weights.values()):,} numbers; those of layer 0:")
@@ -257,7 +262,8 @@ check("01.4")
 #
 # ```
 # h = rms_norm(x, input_layernorm.weight)
-# q, k, v = q_proj, k_proj, v_proj of h, cut into heads        # (N, H, D), (N, KH, D), (N, KH, D)
+# q    = q_proj of h, cut into heads                # (N, H, D)
+# k, v = k_proj, v_proj of h, cut into heads        # (N, KH, D) each
 # x = x + o_proj of causal_attention(rotate(q), rotate(k), v)
 # x = x + swiglu(rms_norm(x, post_attention_layernorm.weight))
 # ```
@@ -319,7 +325,7 @@ with attempt("01.1", "01.2", "01.3", "01.4", "01.5", "01.6"):
         for _ in range(67):
             logits = lab.llama_logits(torch.tensor(token_ids), weights, config, parts=lab)
             token_ids.append(int(logits[-1].argmax()))
-    print(tokenizer.decode(token_ids))
+    tell(tokenizer.decode(token_ids))
     same = token_ids[begun:] == list(generate(model, token_ids[:begun], 67))
     print(f"\nThe same tokens as the course's own decoder: {same}")
 
@@ -453,7 +459,7 @@ with attempt("01.1", "01.2", "01.3", "01.4", "01.5", "01.6", "01.8"):
             for _ in range(40):
                 logits = lab.llama_logits(torch.tensor(token_ids), weights, config, parts=lab)
                 token_ids.append(lab.sample(logits[-1], 0.8, 50, 0.95, generator))
-        print(f"seed {seed}: {tokenizer.decode(token_ids)} ...\n")
+        tell(f"seed {seed}: {tokenizer.decode(token_ids)} ...\n\n")
 
 # %% [markdown]
 # ## Where real checkpoints differ
@@ -540,7 +546,7 @@ with attempt("01.1", "01.2", "01.3", "01.4"):
             for _ in range(24):
                 hidden = real(torch.tensor(token_ids), torch.arange(len(token_ids)), your_attention)
                 token_ids.append(int(real.logits(hidden[-1:]).argmax()))
-        print(f"\n{its_tokenizer.decode(token_ids)} ...")
+        tell(f"\n{its_tokenizer.decode(token_ids)} ...")
     except CheckpointError as error:
         print(error)  # one sentence: what is wrong with the folder, and the next step
 

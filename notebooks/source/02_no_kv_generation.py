@@ -22,7 +22,7 @@
 #    3      [The red kite]                         -> was
 #    4      [The red kite was]                     -> in
 #    5      [The red kite was in]                  -> the
-#    6      [The red kite was in the]              -> orchard
+#    6      [The red kite was in the]              -> mill
 #            ^^^^^^^^^^^^ the prompt, four times
 # ```
 #
@@ -56,8 +56,8 @@ config = model.config
 #
 # ```
 # repeat at most max_new_tokens times:
-#     hidden   = model(token_ids, positions, CausalAttention())   # (N, dim)
-#     token_id = choose(model.logits(hidden[-1:]))                # from (1, V)
+#     hidden   = model(token_ids, positions, CausalAttention())  # (N, dim)
+#     token_id = choose(model.logits(hidden[-1:]))               # from (1, V)
 #     if token_id is a stop id: end
 #     append token_id, and hand it over
 # ```
@@ -96,6 +96,7 @@ check("02.1")
 
 # %%
 import random
+from textwrap import fill
 
 from common.model.storyworld import story
 
@@ -107,9 +108,10 @@ with attempt("02.1"):
     for question in told.questions:
         prompt = tokenizer.encode(told.text[: question.position])
         answer = tokenizer.decode(lab.generate(model, prompt, 12, {newline}, greedy))
-        print(f"{question.text} The model says:{answer}. The story says: {question.answer}.")
-    prompt = tokenizer.encode("It was raining in Upper Crumpet, and")
-    print("\nIt was raining in Upper Crumpet, and" + tokenizer.decode(lab.generate(model, prompt, 24, tokenizer.stop_ids, greedy)))
+        print(f"{question.text}\n    the model:{answer}; the story: {question.answer}")
+    begin = "It was raining in Upper Crumpet, and"
+    tokens = lab.generate(model, tokenizer.encode(begin), 24, tokenizer.stop_ids, greedy)
+    print("\n" + fill(begin + tokenizer.decode(tokens), 84))
 
 # %% [markdown]
 # What did that cost? Not in seconds, which depend on the machine, but in calls and in tokens that went through the model:
@@ -125,7 +127,7 @@ with attempt("02.1"):
             for _ in lab.generate(model, prompt, new_tokens, set(), greedy):
                 pass
         print(f"{new_tokens} new tokens after {len(prompt)}: {cost.model_calls} calls, {cost.tokens} tokens through the "
-              f"model, of which {len(prompt) + new_tokens - 1} were new to it")
+              f"model, {len(prompt) + new_tokens - 1} of them new")
 
 # %% [markdown]
 # Four times the output, more than five times the tokens: the prefix grows while you generate. Everything beyond the last figure of
@@ -168,7 +170,7 @@ check("02.2")
 with attempt("02.1", "02.2"):
     lab = load_lab("no_kv_generation")
     print("|".join(lab.stream_text(ids, tokenizer.decode)))
-    tokens = lab.generate(model, tokenizer.encode("On Tuesday the bakery smelled of"), 20, tokenizer.stop_ids, greedy)
+    tokens = lab.generate(model, tokenizer.encode("On Tuesday the bakery smelled of"), 8, tokenizer.stop_ids, greedy)
     print("On Tuesday the bakery smelled of", *lab.stream_text(tokens, tokenizer.decode), sep="|")
 
 # %% [markdown]
@@ -260,8 +262,8 @@ with attempt("02.3", "02.4"):
     for name, shape in (("story model", config), ("Llama-3-8B", LLAMA_3_8B)):
         for new_tokens in (128, 2048):
             flops = lab.generation_flops(shape, 64, new_tokens)
-            print(f"{name}, {new_tokens:4} tokens after 64: {flops / 1e12:12,.2f} TFLOP, "
-                  f"{flops / lab.forward_flops(shape, 64 + new_tokens):6.0f} times what reading that text once takes")
+            print(f"{name + ',':12} {new_tokens:4} tokens after 64: {flops / 1e12:9,.2f} TFLOP, "
+                  f"{flops / lab.forward_flops(shape, 64 + new_tokens):4.0f} times reading it all once")
 
 # %% [markdown]
 # ## Predict, then measure
@@ -322,9 +324,12 @@ for machine in ("epyc-2-cores", "h100"):
         display(Image(style.png(plots.draw("no_kv_times", folder)), alt=(
             f"Seconds of a whole generation without a cache against output length on {machine}, both axes logarithmic: "
             "measured points on a fitted quadratic, the prediction, and the limit below both.")))
-        table = rows[["model", "output_length", "time", "predicted", "limit_seconds", "repeats"]].assign(
-            measured_over_limit=(rows.time / rows.limit_seconds).map("{:,.1f}".format))
-        print(f"{machine}, seconds:", table.to_string(index=False, float_format="{:.3g}".format), "", sep="\n")
+        table = pd.DataFrame({
+            "model": rows.model, "n": rows.output_length, "time": rows.time, "predicted": rows.predicted,
+            "limit": rows.limit_seconds, "over limit": (rows.time / rows.limit_seconds).map("{:,.1f}".format),
+            "repeats": rows.repeats})
+        print(f"{machine}, seconds for n new tokens:")
+        print(table.to_string(index=False, float_format="{:.3g}".format), "\n")
         for name, one in rows.groupby("model", sort=False):
             print(f"{name}: time = {no_kv_plot.describe_fit(no_kv_plot.fit_times(one))}, for n new tokens")
 

@@ -18,14 +18,14 @@
 # to know what attention does with queries, keys and values (lesson 01). No GPU.
 #
 # ```
-#             without a cache (lesson 02)                   with one
+#          without a cache (lesson 02)         with one
 #
-#  call 1     [The red kite was]              -> in         [The red kite was]       -> in        prefill
-#  call 2     [The red kite was in]           -> the                      [in]       -> the       decode
-#  call 3     [The red kite was in the]       -> orchard                  [the]      -> orchard   decode
-#  call 4     [The red kite was in the orchard] -> .                      [orchard]  -> .         decode
+#  call 1  [The red kite]            -> was    [The red kite] -> was   prefill
+#  call 2  [The red kite was]        -> in              [was] -> in    decode
+#  call 3  [The red kite was in]     -> the              [in] -> the   decode
+#  call 4  [The red kite was in the] -> mill            [the] -> mill  decode
 #
-#  tokens     4 + 5 + 6 + 7 = 22                            4 + 1 + 1 + 1 = 7
+#  tokens  3 + 4 + 5 + 6 = 18                  3 + 1 + 1 + 1 = 6
 # ```
 #
 # **Shapes and names**
@@ -102,11 +102,14 @@ for layer, (one, two) in enumerate(both):
 # generation can need at most, once, and write into it:
 #
 # ```
-#  keys[layer]    | k0 | k1 | k2 | k3 | k4 |    |    |    |    |     holds 5, capacity 9
+#  keys[layer]             | k0 | k1 | k2 | k3 | k4 |    |    |    |    |
+#  holds 5, capacity 9
 #
-#  append N = 2                            | k5 | k6 |               keys[layer, 5:7] = k
+#  append N = 2                                     | k5 | k6 |
+#  keys[layer, 5:7] = k
 #
-#  returned       | k0 | k1 | k2 | k3 | k4 | k5 | k6 |               keys[layer, :7], a view: no copy
+#  returned                | k0 | k1 | k2 | k3 | k4 | k5 | k6 |
+#  keys[layer, :7], a view: no copy
 # ```
 #
 # Two details decide whether it works. *Each layer counts for itself*: in the middle of a call layer 0 already has the new
@@ -138,12 +141,12 @@ check("03.1")
 # the `T`, so query `i` is token $T - N + i$ of the text and sees keys $0$ to $T - N + i$:
 #
 # ```
-#  T = 6, N = 3      key 0 1 2 3 4 5                         key 0 1 2 3 4 5
-#            token 3     x x x x . .               token 3       x . . . . .
-#            token 4     x x x x x .               token 4       x x . . . .
-#            token 5     x x x x x x               token 5       x x x . . .
+#  T = 6, N = 3    key 0 1 2 3 4 5                key 0 1 2 3 4 5
+#          token 3     x x x x . .        token 3     x . . . . .
+#          token 4     x x x x x .        token 4     x x . . . .
+#          token 5     x x x x x x        token 5     x x x . . .
 #
-#                    bottom right: right                     top left: what is_causal=True does
+#          bottom right: right            top left: what is_causal=True does
 # ```
 #
 # Both are "causal", and for `N = T` both are the same square. Three kinds of call come up:
@@ -187,8 +190,8 @@ check("03.2")
 # make a KVCache and a CachedAttention on it
 # unsent = the prompt
 # repeat at most max_new_tokens times:
-#     positions = cache.length, cache.length + 1, ...            # as many as there are unsent tokens
-#     hidden    = model(unsent, positions, attention)            # (N, dim)
+#     positions = cache.length, cache.length + 1, ...  # one per unsent token
+#     hidden    = model(unsent, positions, attention)  # (N, dim)
 #     token_id  = choose(model.logits(hidden[-1:]))
 #     if token_id is a stop id: end
 #     hand it over; it is what is unsent now
@@ -232,7 +235,7 @@ with attempt("03.3"):
         prompt = tokenizer.encode(told.text[: question.position])
         answer = tokenizer.decode(lab.generate(model, prompt, 12, {newline}, greedy))
         plain = tokenizer.decode(plain_generate(model, prompt, 12, {newline}))
-        print(f"{question.text}\n    with the cache:{answer}; without:{plain}; the story says: {question.answer}")
+        print(f"{question.text}\n    with the cache:{answer}; without:{plain}\n    the story says: {question.answer}")
 
 # %% [markdown]
 # What did it save? Count what went through the model, as in lesson 02:
@@ -243,13 +246,13 @@ from common.checks.counters import counted
 with attempt("03.3"):
     lab = load_lab("kv_cache")
     prompt = tokenizer.encode(told.text)[:64]
+    print(f"new tokens after {len(prompt)}   calls   sent without a cache   sent with it   the same text")
     for new_tokens in (16, 32, 64):
         with counted(model) as without:
             plain = list(plain_generate(model, prompt, new_tokens))
         with counted(model) as cost:
             cached = list(lab.generate(model, prompt, new_tokens, set(), greedy))
-        print(f"{new_tokens} new tokens after {len(prompt)}: {without.tokens:5} tokens through the model without a cache, "
-              f"{cost.tokens} with it, in {cost.model_calls} calls each; the same text: {plain == cached}")
+        print(f"{new_tokens:19} {cost.model_calls:7} {without.tokens:22} {cost.tokens:14} {plain == cached!s:>15}")
 
 # %% [markdown]
 # ### A chunk on a warm cache
@@ -277,10 +280,10 @@ with attempt("03.1", "03.2"):
         answer = [read(chunk)]
         while answer[-1] != newline:
             answer.append(read(answer[-1:]))
-        print(f"{before:3} tokens in the cache, {len(chunk):2} more read. {question.text}",
+        print(f"{before:3} tokens in the cache, {len(chunk):2} more read\n    {question.text}",
               tokenizer.decode(answer[:-1]).strip())
         start = question.position + len(f" {question.answer}")
-    print(f"{cache.length} tokens went through the model; reading the story anew for each question takes {reread}.")
+    print(f"{cache.length} tokens went through the model; reading all anew for each question takes {reread}.")
 
 # %% [markdown]
 # ## What it costs: memory
@@ -304,7 +307,7 @@ with attempt("03.1", "03.2"):
 check("03.4")
 
 # %% [markdown]
-# In bfloat16, and how many tokens fit into a GPU's 80 GB beside the weights:
+# In bfloat16, and how many tokens fit into a GPU's 80 GB beside the weights. (Llama-3-8B as published is the one with GQA.)
 
 # %%
 from dataclasses import replace
@@ -317,7 +320,7 @@ from common.model.shapes import LLAMA_3_8B
 with attempt("03.4"):
     lab = load_lab("kv_cache")
     shapes = {"story model": config}
-    for name, kv_heads in (("MHA", 32), ("GQA, as published", 8), ("MQA", 1)):
+    for name, kv_heads in (("MHA", 32), ("GQA", 8), ("MQA", 1)):
         shapes[f"Llama-3-8B, {name}"] = replace(LLAMA_3_8B, n_kv_heads=kv_heads)
     rows = []
     for name, shape in shapes.items():
@@ -325,7 +328,7 @@ with attempt("03.4"):
         weights = weight_bytes(shape, 2) + table
         per_token = lab.cache_bytes(shape, 1, 2)
         rows.append({"model": name, "KH": shape.n_kv_heads, "weights (MB)": weights // 10**6, "bytes per token": per_token,
-                     "MB for 8192 tokens": lab.cache_bytes(shape, 8192, 2) // 10**6,
+                     "MB for 8192": lab.cache_bytes(shape, 8192, 2) // 10**6,
                      "tokens in 80 GB": (80 * 10**9 - weights) // per_token})
     print(pd.DataFrame(rows).to_string(index=False))
 
@@ -500,13 +503,14 @@ for machine in ("epyc-2-cores", "h100"):
             "and the limit below all are drawn as well.")))
         key = ["model", "dtype", "prompt_length", "output_length"]
         rows = cached.merge(plain[[*key, "time"]], on=key, how="left", suffixes=("", "_no_cache"))
-        shown = pd.DataFrame({
-            "model": rows.model, "n": rows.output_length, "no cache": rows.time_no_cache, "cache": rows.time,
-            "gain": (rows.time_no_cache / rows.time).map("{:.1f}".format), "predicted": rows.predicted,
-            "limit": rows.limit_seconds, "ms a token": 1e3 * rows.decode_s / (rows.output_length.astype(int) - 1),
-            "peer": rows.peer_time, "over peer's": rows.decode_ratio})
-        print(f"{machine}, seconds for n new tokens:")
-        print(shown.to_string(index=False, float_format="{:.3g}".format, na_rep="-"), "\n")
+        for name, one in rows.groupby("model", sort=False):
+            shown = pd.DataFrame({
+                "n": one.output_length, "no cache": one.time_no_cache, "cache": one.time,
+                "gain": (one.time_no_cache / one.time).map("{:.1f}".format), "predicted": one.predicted,
+                "limit": one.limit_seconds, "ms a token": 1e3 * one.decode_s / (one.output_length.astype(int) - 1),
+                "peer": one.peer_time, "over peer's": one.decode_ratio})
+            print(f"{machine}, {name}, seconds for n new tokens:")
+            print(shown.to_string(index=False, float_format="{:.3g}".format, na_rep="-"), "\n")
 
 # %% [markdown]
 # How to read it: on double logarithmic axes a straight line with slope 1 is a time in proportion to the output. With the

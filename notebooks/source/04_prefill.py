@@ -17,14 +17,24 @@
 # are cached (lesson 03; you do not need your code of it). No GPU.
 #
 # ```
-#  padded: B x T = 4 x 7 = 28 tokens                    packed: N = 16 tokens in one row
+#  padded: B x T = 4 x 7 = 28 tokens
 #
-#    The  red  kite  ·    ·    ·    ·                     positions   0 1 2 0 1 2 3 4 5 6 0 0 1 2 3 4
-#    It   was  a     fine Mon  day  ,                     request     0 0 0 1 1 1 1 1 1 1 2 3 3 3 3 3
-#    Once ·    ·     ·    ·    ·    ·                                 |     |             | |         |
-#    Who  is   in    the  mill ·    ·                     cu_seqlens  0     3            10 11       16
+#   The  red  kite  ·    ·    ·    ·
+#   It   was  a     fine Mon  day  ,
+#   Once ·    ·     ·    ·    ·    ·
+#   Who  is   in    the  mill ·    ·
 #
-#    12 tokens say nothing, and cost as much as others    nothing is wasted
+#   12 tokens say nothing, and cost as much as others
+#
+#  packed: N = 16 tokens in one row
+#
+#   tokens     The red kite It was a fine Mon day , Once Who is in the mill
+#   positions  0   1   2    0  1   2 3    4   5   6 0    0   1  2  3   4
+#   request    0   0   0    1  1   1 1    1   1   1 2    3   3  3  3   3
+#              |            |                       |    |                  |
+#   cu_seqlens 0            3                       10   11                 16
+#
+#   nothing is wasted
 # ```
 #
 # **Shapes and names**
@@ -104,13 +114,14 @@ with attempt("04.1"):
 # Padding may stand behind a prompt or before it:
 #
 # ```
-#               padded on the right                padded on the left
+#               padded on the right         padded on the left
 #
-#  ids          The red kite  ·   ·                ·   ·  The red kite
-#  mask          x   x   x                                 x   x   x
-#  positions     0   1   2                                 0   1   2
-#  last token            ^ another column                          ^ the last column, in every row
-#                          in every row
+#  ids          The red kite  ·   ·          ·   ·  The red kite
+#  mask          x   x   x                           x   x   x
+#  positions     0   1   2                           0   1   2
+#  last token            ^                                   ^
+#               another column in           the last column
+#               every row                   in every row
 # ```
 #
 # Positions belong to the prompt and not to the column: token 0 of a prompt is at position 0 on either side. And the mask
@@ -205,7 +216,7 @@ with attempt("04.2", "04.3", "04.4"):
         with counted(model) as cost:
             first = lab.padded_prefill(model, prompts, side).argmax(dim=-1).tolist()
         print(f"padded on the {side:5}: {cost.tokens} tokens in {cost.model_calls} call for {sum(map(len, prompts))} that "
-              f"say something; the first tokens are those of each prompt alone: {first == alone}")
+              f"say something\n    the first tokens are those of each prompt alone: {first == alone}")
 
 # %% [markdown]
 # (Would shifted positions have shown here? No: rotary embedding sees only the *distance* of two tokens, and all tokens of
@@ -221,10 +232,10 @@ with attempt("04.2", "04.3", "04.4"):
 # ```
 #            request 0    request 1
 #           k0 k1 k2 | k0 k1 k2 k3
-#   q0       x       |                     one block on the diagonal for each request:
-#   q1       x  x    |                     only the blocks are computed, never the N x N square
-#   q2       x  x  x |
-#          ----------+------------
+#   q0       x       |                     one block on the diagonal
+#   q1       x  x    |                     for each request: only the
+#   q2       x  x  x |                     blocks are computed, never
+#          ----------+------------         the N x N square
 #   q0               |  x
 #   q1               |  x  x
 #   q2               |  x  x  x
@@ -266,9 +277,12 @@ with attempt("04.5"):
 # tokens are right. This is what comes after them:
 #
 # ```
-#  in the smithy, planning| a surprise. A moment tell. A moment for Mabel was a short pencil,
-#  seagulls. There was| a squeaky cork in the library, proudly holding a squeaky cork, proudly holding a
-#  to read the newspaper|. A moment later everyone in the duck pond. In the stables. In the
+#  in the smithy, planning| a surprise. A moment tell. A moment for Mabel was
+#      a short pencil,
+#  counting seagulls. There was| a squeaky cork in the library, proudly
+#      holding a squeaky cork, proudly holding a
+#  to read the newspaper|. A moment later everyone in the duck pond. In the
+#      stables. In the
 # ```
 #
 # No error, no nan, and every word is a word. Asked for the answer to one question about each of six stories, the same code
@@ -296,6 +310,8 @@ with attempt("04.5"):
 check("04.6")
 
 # %%
+from textwrap import fill
+
 openings = [
     "It was raining in Much Yawning. Walter stood in the smithy, planning",
     "It was a quiet Monday in Drizzle Bay. As for Greta, she was in the library, counting seagulls. There was",
@@ -305,7 +321,7 @@ with attempt("04.5", "04.6"):
     lab = load_lab("prefill")
     batch = [tokenizer.encode(opening) for opening in openings]
     for opening, ids, new in zip(openings, batch, lab.generate_packed(model, batch, 16, ()), strict=True):
-        print(f"{' '.join(opening.split()[-4:])}|{tokenizer.decode(new)}")
+        print(fill(f"{' '.join(opening.split()[-4:])}|{tokenizer.decode(new)}", 84))
         print(f"    as it does alone: {new == list(plain_generate(model, ids, 16))}")
 
 # %% [markdown]
@@ -389,12 +405,13 @@ check("04.8")
 # another goes on for hundreds. A request that has ended leaves the batch, so that it costs nothing more:
 #
 # ```
-#  step      0    1    2    3    4    5
-#  request 0 x    x    stop                        rows of the batch: 0 1 2
-#  request 1 x    x    x    x    x    x                      after step 2: 1 2   -> rows 0 1
-#  request 2 x    x    x    stop                             after step 3: 1     -> row 0
+#  step       0    1    2    3    4    5      rows of the batch
+#  request 0  x    x    stop                  at first:     0 1 2
+#  request 1  x    x    x    x    x    x      after step 2: 1 2   -> rows 0 1
+#  request 2  x    x    x    stop             after step 3: 1     -> row 0
 #
-#  tokens    N    3    3    2    1    1            (N: all prompts; the stop tokens are never sent)
+#  tokens     N    3    3    2    1    1      N: all prompts;
+#                                             the stop tokens are never sent
 # ```
 #
 # Rows move up. Keep a list that says which request each row belongs to, or their words end up in each other's mouths.
@@ -440,8 +457,8 @@ with attempt("04.5", "04.8", "04.9"):
     real, padding = lab.count_tokens(list(map(len, prompts)), len(prompts))
     print(f"\n{right} of {len(asked)} are what the stories say; as each alone: {answers == alone}")
     print(f"{cost.model_calls} calls and {cost.tokens} tokens through the model, {real} of them the prompts'.")
-    print(f"A padded batch would have sent {padding} more. Plain generation, one by one: {plain.model_calls} calls, "
-          f"{plain.tokens} tokens.")
+    print(f"A padded batch would have sent {padding} more.")
+    print(f"Plain generation, one by one: {plain.model_calls} calls, {plain.tokens} tokens.")
 
 # %% [markdown]
 # ## Predict, then measure
@@ -494,11 +511,11 @@ def show_batches(table, figure, alt):
             rows = tables.read(table, folder)
             display(Image(style.png(plots.draw(figure, folder)), alt=f"{alt} Machine: {machine}."))
             ratio = rows.padded_tokens / rows.prompt_tokens
-            shown = {"batch": rows.batch_size, "tokens": rows.prompt_tokens, "padding ratio": ratio,
-                     "measured": rows.padded_over_packed, "prefill (s)": rows.prefill_s,
-                     "its limit": rows.limit_prefill_s, "decode (s)": rows.decode_s, "and its": rows.limit_decode_s,
-                     "new tokens/s": rows.tokens_per_s, "over peer's": rows.decode_ratio}
-            print(f"{machine}, {rows.model[0]}, engine from {rows.code[0]}/:")
+            shown = {"batch": rows.batch_size, "tokens": rows.prompt_tokens, "ratio": ratio,
+                     "measured": rows.padded_over_packed, "prefill": rows.prefill_s, "limit": rows.limit_prefill_s,
+                     "decode": rows.decode_s, "limit ": rows.limit_decode_s,
+                     "new/s": rows.tokens_per_s, "over peer's": rows.decode_ratio}
+            print(f"{machine}, {rows.model[0]}, engine from {rows.code[0]}/, times in seconds:")
             print(pd.DataFrame(shown).to_string(index=False, float_format=digits), "\n")
 
 
@@ -509,11 +526,11 @@ show_batches(prefill.DIFFERENT, "prefill_comparison", (
     "second of the slots, above those of transformers at every batch size, and the limit."))
 
 # %% [markdown]
-# How to read it: `padding ratio` is what `count_tokens` predicts for padded over packed time, `measured` what it was; the
-# orange squares are the padded points raised by that ratio, and should lie on the black ones. On the H100 the black ones stay 6 to
-# 20 % below: likely because
-# attention is launched once per request and layer there, and because the padded side writes no slots. `over peer's` is
-# our decode time over transformers' (below 1: faster).
+# How to read it: `ratio` is the padding ratio, which `count_tokens` predicts for padded over packed time, `measured` what it
+# was; the orange squares are the padded points raised by that ratio, and should lie on the black ones. On the H100 the black
+# ones stay 6 to 20 % below: likely because attention is launched once per request and layer there, and because the padded
+# side writes no slots. Each `limit` is that of the time before it, `new/s` counts new tokens per second, and `over peer's`
+# is our decode time over transformers' (below 1: faster).
 #
 # With prompts that are all alike there is no padding, and packing has nothing to win. Does it lose?
 
