@@ -107,6 +107,19 @@ def online_softmax(scores, row_max, row_sum, first_key, last_key, scale_log2, MA
 
 
 @gluon.jit
+def computed_by_now(row_sums):
+    """`row_sums`, and all that they are made from, before whatever comes next in the program.
+
+    The assembler would put the exponentials off until after the wait that follows them, and the tensor cores would have
+    nothing to do meanwhile. It cannot put them off past an exit that they may cause. Sums of exponentials are never
+    negative, so nothing ever exits.
+    """
+    return gl.inline_asm_elementwise(
+        "{ .reg .pred never; setp.lt.f32 never, $1, 0f00000000; @never exit; mov.b32 $0, $1; }", "=f,f", [row_sums],
+        dtype=gl.float32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def visit(step, visited, p, out, row_max, row_sum, q, memory, steps, last_key, scale_log2, MASKED: gl.constexpr,
           LAYOUT: gl.constexpr):
     """Scores of one more tile, while the values of the tile before are added up."""
@@ -124,7 +137,7 @@ def visit(step, visited, p, out, row_max, row_sum, q, memory, steps, last_key, s
     p, row_max, row_sum, shrink = online_softmax(scores, row_max, row_sum, (steps - 1 - step) * K_TILE, last_key,
                                                  scale_log2, MASKED, LAYOUT)
     p = gl.convert_layout(p.to(q.dtype), P_LAYOUT)
-    out, p, row_sum = warpgroup_mma_wait(0, [out, p, row_sum])
+    out, p, row_sum = warpgroup_mma_wait(0, [out, p, computed_by_now(row_sum)])
     mbarrier.arrive(v_free.index(before), count=1)
     return p, out * gl.convert_layout(shrink, gl.SliceLayout(1, out.type.layout))[:, None], row_max, row_sum
 

@@ -72,6 +72,7 @@ VERSIONS = {
         ALL: {},
         "values are added up during the next softmax": {
             "scores = warpgroup_mma_wait(1, [scores])": "scores, out = warpgroup_mma_wait(0, [scores, out])"},
+        "exponentials are computed by then": {"computed_by_now(row_sum)])": "row_sum])"},
         "programs stay": {
             "programs = min(work, torch.cuda.get_device_properties(q.device).multi_processor_count)":
             "programs = work"},
