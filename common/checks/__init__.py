@@ -59,7 +59,7 @@ def check(id: str, seed: int | None = None) -> None:
             return
     passed = [outcome for outcome in outcomes if outcome.status == "passed"]
     if len(passed) == len(outcomes):
-        print(f"{id} {exercise.symbol}: all {len(passed)} checks pass (self-check; `make grade` gives the points).")
+        print(f"{id} {exercise.symbol}: all {len(passed)} checks pass (self-check; points: `make grade`).")
         return
     print(f"{id} {exercise.symbol}: {len(passed)} of {len(outcomes)} checks pass (self-check).")
     explained = False

@@ -22,7 +22,8 @@ __device__ unsigned narrow(float x, float y) {
   return reinterpret_cast<const unsigned&>(rounded);
 }
 
-// The sum over all threads of a block, in every one of them: within each warp by shuffles, then over the warps.
+// The sum over all threads of a block, in every one of them: within each warp by
+// shuffles, then over the warps.
 __device__ float block_sum(float value) {
   __shared__ float of_warp[THREADS / 32];
   for (int distance = 16; distance > 0; distance /= 2) {
@@ -35,15 +36,17 @@ __device__ float block_sum(float value) {
   return total;
 }
 
-// Block n norms row n. Each thread keeps PACKS packs of it in registers, which needs a number that the compiler knows.
+// Block n norms row n. Each thread keeps PACKS packs of it in registers: this
+// needs a number that the compiler knows.
 template <int PACKS>
-__global__ void rms_norm_kernel(const uint4* x, const uint4* weight, uint4* out, int packs, float eps) {
+__global__ void rms_norm_kernel(const uint4* x, const uint4* weight, uint4* out,
+                                int packs, float eps) {
   x += int64_t(blockIdx.x) * packs;
   out += int64_t(blockIdx.x) * packs;
   Pack row[PACKS];
 #pragma unroll
-  for (int p = 0; p < PACKS; ++p) {  // all loads before the first use of one: they are under way together
-    const int at = p * THREADS + threadIdx.x;  // neighbouring threads load neighbouring packs: the load is coalesced
+  for (int p = 0; p < PACKS; ++p) {  // all loads first, under way together
+    const int at = p * THREADS + threadIdx.x;  // neighbours load neighbours
     row[p].whole = at < packs ? x[at] : uint4{};
   }
   float squares = 0;
@@ -62,7 +65,8 @@ __global__ void rms_norm_kernel(const uint4* x, const uint4* weight, uint4* out,
     const Pack factors = {weight[at]};
     for (int i = 0; i < WIDTH / 2; ++i) {
       const float2 wide = widen(row[p].pairs[i]), factor = widen(factors.pairs[i]);
-      row[p].pairs[i] = narrow(wide.x * scale * factor.x, wide.y * scale * factor.y);
+      row[p].pairs[i] =
+          narrow(wide.x * scale * factor.x, wide.y * scale * factor.y);
     }
     out[at] = row[p].whole;
   }

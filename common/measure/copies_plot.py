@@ -38,6 +38,8 @@ def draw_whole(panel: Axes, rows: pd.DataFrame) -> None:
     for direction, look in ((TO_GPU, {"marker": "o"}), (TO_HOST, {"marker": "s", "markerfacecolor": "white"})):
         for memory, colour in (("pageable", ORANGE), ("pinned", BLACK)):
             of = rows[(rows.direction == direction) & (rows.host_memory == memory)]
+            if of.empty:  # a machine may lack what it takes
+                continue
             panel.plot(of.bytes, 1e6 * of.time, **colour, **look, label=f"{direction}, {memory}")
     pinned = rows[(rows.direction == TO_GPU) & (rows.host_memory == "pinned")]
     start, rate = fit(pinned)

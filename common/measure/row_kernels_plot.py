@@ -12,7 +12,7 @@ STYLES = {  # markers apart in shape as well as in colour
     TORCH: style.PEER | {"marker": "x", "color": "#666666"},
     COMPILED: style.PEER,
     LIGER: style.PEER | {"marker": "^", "color": "#0072B2"},
-    FLASHINFER: style.PEER | {"marker": "D", "color": "#009E73"},
+    FLASHINFER: style.PEER | {"marker": "P", "color": "#E69F00"},
     CUDA: style.PEER | {"marker": "v", "color": "#CC79A7"},
 }
 

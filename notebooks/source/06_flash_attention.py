@@ -92,8 +92,8 @@ with attempt("06.1"):
     for n in (512, 2048, 8192, 32_768):
         plain, tiled = lab.attention_bytes(n, n, 32, 8, 128, element_bytes=2, q_tile=128)
         computing = 4 * n * n * 128 * 32 / 700e12
-        print(f"{n:6,} tokens: plain {plain / 1e9:7.2f} GB = {1e3 * plain / 3e12:6.2f} ms, "
-              f"tiled {tiled / 1e9:6.2f} GB = {1e3 * tiled / 3e12:6.2f} ms, computing {1e3 * computing:6.2f} ms")
+        print(f"{n:6,} tokens: plain {plain / 1e9:6.2f} GB, {1e3 * plain / 3e12:5.2f} ms; "
+              f"tiled {tiled / 1e9:5.2f} GB, {1e3 * tiled / 3e12:5.2f} ms; computing {1e3 * computing:5.2f} ms")
 
 # %% [markdown]
 # Plain attention waits for memory more than three times as long as it computes, at any length: both grow with $N^2$. In
@@ -454,6 +454,8 @@ def speak(lab, text: str, new_tokens: int, window: int | None = None) -> list[in
 
 
 # %%
+from textwrap import fill
+
 from common.model.generate import generate
 
 opening = "On Tuesday the bakery smelled of"
@@ -461,7 +463,7 @@ with attempt("06.5"):
     lab = load_lab("flash_attention")
     ids = speak(lab, opening, 12)
     oracle = list(generate(model, tokenizer.encode(opening), 12))
-    print(opening + tokenizer.decode(ids))
+    print(fill(opening + tokenizer.decode(ids), 84))
     print("The same tokens as the oracle's:", ids == oracle)
 
 # %% [markdown]
@@ -471,7 +473,6 @@ with attempt("06.5"):
 
 # %%
 import random
-from textwrap import fill
 
 from common.model.storyworld import story
 
@@ -479,7 +480,7 @@ told = story(random.Random(48), tokens=95)
 question = told.questions[0]
 with attempt("06.5"):
     lab = load_lab("flash_attention")
-    print("\n".join(fill(line, 96) for line in told.text[: question.position].splitlines()))
+    print("\n".join(fill(line, 84) for line in told.text[: question.position].splitlines()))
     for window in (None, 24):
         answer = tokenizer.decode(speak(lab, told.text[: question.position], 8, window))
         print(f"  {'all keys' if window is None else f'window of {window}'}:{answer}")
@@ -601,8 +602,9 @@ else:
 # slower. With heads of 64 there is an exponential for every 256 operations, and the gap is wider. Causal lines lie lower,
 # most of all for short sequences, because the tiles on the diagonal are computed whole and counted half.
 #
-# The dotted predictions are those of 06.1. For plain attention they should hold: its bytes really move. The tiled kernel may
-# lie above its own, since programs that run side by side find each other's keys in the cache.
+# The dotted predictions are those of 06.1. Plain attention stays below its own: its bytes really move, and torch's softmax and
+# products do not move them at the full rate. The tiled kernel lies far above its own, since programs that run side by side find
+# each other's keys in the cache. Heads of 64 gain nothing from the second version; heads of 128 do, and most in long sequences.
 #
 # ### What each step is worth
 #
@@ -612,8 +614,9 @@ else:
 # - **Tiles of one head run side by side.** The first dimension of the grid counts tiles, so that programs that run at the
 #   same time read the same keys, and find them in the cache. With the heads first, each of them reads other keys.
 # - **The last queries begin first.** Under a causal mask they see most. Long work that begins last leaves a GPU idle at the
-#   end.
-# - **No mask in tiles that are seen whole.** A comparison and a choice for each score, twice.
+#   end. (With 64 sequences' heads to choose from, next to nothing is left to gain.)
+# - **No mask in tiles that are seen whole.** A mask costs a comparison and a choice for each score, and takes the values on a
+#   detour through registers.
 # - **The copy engine fetches tiles.** With pointers every thread keeps addresses in registers and issues its own loads. The
 #   backward pass gains most: there the registers are full.
 #
