@@ -277,13 +277,14 @@ def summary(rows: pd.DataFrame) -> str:
     grid = rows[rows.kv_heads.eq(rows.heads) & (rows.batch.astype(int) * rows.sequence.astype(int)).eq(TOKENS)]
     table = grid.pivot_table(index=["direction", "head_dim", "causal", "sequence"], columns="implementation",
                              values="tflops").reindex(columns=list(IMPLEMENTATIONS))
-    table["the better of both"] = table[["lesson 06", "second version"]].max(axis=1)
-    table["the better of cuDNN and FA3"] = table[["torch cuDNN", "FlashAttention-3"]].max(axis=1)
+    table["better of both"] = table[["lesson 06", "second version"]].max(axis=1)
+    peers = table[["torch cuDNN", "FlashAttention-3"]]
+    table["better of cuDNN and FA3"] = peers.max(axis=1).where(peers.notna().all(axis=1))
     lines = []
     for direction in sorted(set(table.index.get_level_values("direction")), reverse=True):
         here = table.loc[direction]
-        for ours in ("lesson 06", "second version", "the better of both"):
-            for peer in ("torch FA2", "torch cuDNN", "FlashAttention-3", "FlashInfer", "the better of cuDNN and FA3"):
+        for ours in ("lesson 06", "second version", "better of both"):
+            for peer in ("torch FA2", "torch cuDNN", "FlashAttention-3", "FlashInfer", "better of cuDNN and FA3"):
                 ratio = (here[ours] / here[peer]).dropna()
                 if len(ratio) and (direction == "forward" or ours == "lesson 06"):
                     lines.append(f"{direction}, {ours} / {peer}: {np.exp(np.log(ratio).mean()):.2f} "

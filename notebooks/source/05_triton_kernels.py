@@ -420,7 +420,7 @@ if row_kernels.TABLE.file(folder).exists():
         "limit. Right: the time of rms_norm from 1 to 8192 rows, measured, predicted, and at the limit.")))
     large = rows[rows.time.notna() & (rows.bytes >= 1e8)].set_index(["kernel", "columns", "implementation"])
     rates = large.bytes_per_second.unstack(sort=False).rename_axis(columns="TB/s")
-    print((rates / 1e12).to_string(float_format="{:.2f}".format, na_rep=""), "", sep="\n")
+    print((rates / 1e12).rename(columns={row_kernels.LESSON: "ours"}).to_string(float_format="{:.2f}".format, na_rep=""), "", sep="\n")
     ours = rows[(rows.implementation == row_kernels.LESSON) & rows.time.notna()]
     print("this lesson's:", ours[["kernel", "rows", "columns"]].assign(
         predicted_us=1e6 * ours.predicted, measured_us=1e6 * ours.time, of_a_copy=ours.share_of_copy.map("{:.0%}".format)

@@ -92,7 +92,7 @@ with attempt("06.1"):
     for n in (512, 2048, 8192, 32_768):
         plain, tiled = lab.attention_bytes(n, n, 32, 8, 128, element_bytes=2, q_tile=128)
         computing = 4 * n * n * 128 * 32 / 700e12
-        print(f"{n:6,} tokens: plain {plain / 1e9:6.2f} GB, {1e3 * plain / 3e12:5.2f} ms; "
+        print(f"{n:6,}: plain {plain / 1e9:6.2f} GB, {1e3 * plain / 3e12:5.2f} ms; "
               f"tiled {tiled / 1e9:5.2f} GB, {1e3 * tiled / 3e12:5.2f} ms; computing {1e3 * computing:5.2f} ms")
 
 # %% [markdown]

@@ -1,6 +1,6 @@
-"""The second flash attention is compiled for Hopper on any machine, and held against float64 where there is such a GPU.
+"""Attention kernels are compiled for Hopper on any machine; the second version is held against float64 on such a GPU.
 
-Both happen in a process of its own, without the interpreter that the other tests set.
+All this happens in processes of their own, without the interpreter that the other tests set.
 """
 import os
 import subprocess
@@ -32,6 +32,31 @@ for name, dtype, head_dim, causal in (("bf16", gl.bfloat16, 128, True), ("bf16",
     source = GluonASTSource(flash_attention_2_kernel, signature, {"D": head_dim, "CAUSAL": causal})
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     print("wgmma.mma_async" in kernel.asm["ptx"] and len(kernel.asm["cubin"]) > 0)
+"""
+
+COMPILE_LESSON = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from common.checks.lab import load_lab
+
+lab = load_lab("flash_attention")
+CONSTANTS = {"CAUSAL": True, "WINDOWED": True, "D": 80, "D_PAD": 128, "Q_TILE": 64, "K_TILE": 64}
+for kernel in (lab.flash_attention_kernel, lab.dq_kernel, lab.dk_dv_kernel):
+    signature = {}
+    for name in kernel.arg_names:
+        if name in ("lse_log2_desc", "delta_desc"):
+            signature[name] = "tensordesc<fp32[64]>"
+        elif name.endswith("_desc"):
+            signature[name] = "tensordesc<bf16[64, 1, 128]>"
+        elif name.endswith("_ptr"):
+            signature[name] = "*i32" if "cu_" in name else "*fp32" if "lse" in name or "delta" in name else "*bf16"
+        else:
+            signature[name] = "constexpr" if name in CONSTANTS else "fp32" if "scale" in name else "i32"
+    source = ASTSource(kernel, signature, CONSTANTS)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "num_stages": 2})
+    print("wgmma.mma_async" in compiled.asm["ptx"] and len(compiled.asm["cubin"]) > 0)
 """
 
 COMPARE = """
@@ -69,15 +94,19 @@ for dtype in (torch.bfloat16, torch.float16):
 
 def lines_of(script: str, *arguments: str) -> list[str]:
     run = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True,
-                         env={**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})
+                         env={**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT), "LABS": "solutions"})
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout.split()
 
 
-def test_it_compiles_for_hopper_on_any_machine():
+def test_the_second_version_compiles_for_hopper_on_any_machine():
     assert lines_of(COMPILE) == ["True"] * 3
 
 
+def test_lesson_06_compiles_for_hopper_on_any_machine():
+    assert lines_of(COMPILE_LESSON) == ["True"] * 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9, reason="no Hopper GPU")
-def test_it_agrees_with_float64_on_ragged_batches(random_seed):
+def test_the_second_version_agrees_with_float64_on_ragged_batches(random_seed):
     assert lines_of(COMPARE, str(random_seed)) == ["True"] * 16
