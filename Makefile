@@ -49,7 +49,7 @@ grade: $(READY)  ## grade labs/: a table, grade/results.json and grade/report.ht
 test: $(READY)  ## run the project's own tests
 	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check; \
 	else echo "ruff is not installed here: the style goes unchecked."; fi
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest tests $$($(PYTHON) -c "import xdist" 2>/dev/null && echo "-n auto --dist worksteal")
 
 stubs: $(READY)  ## write labs/ from solutions/; changed labs are kept
 	@$(PYTHON) -m common.authoring stubs
