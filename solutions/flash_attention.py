@@ -212,7 +212,7 @@ def _store_tile(ptr, tile, rows, row_stride, n, D: tl.constexpr, D_PAD: tl.const
 
 @triton.jit
 def _row(head, sequence, start, row_length):
-    """Where a head's numbers of one sequence begin, among rows of one number a query: at a multiple of 16 bytes."""
+    """Where a head's numbers of one sequence begin in (H, row_length): at a multiple of 16 bytes; none overlap."""
     return head * row_length + (start // 4 + sequence) * 4
 
 
@@ -346,7 +346,12 @@ def dk_dv_kernel(q_desc, d_out_desc, lse_log2_desc, delta_desc, k_ptr, v_ptr, dk
                  cu_seqlens_k_ptr, k_row, k_head, v_row, v_head, scale, scale_log2, group, window, row_length,
                  CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
-    """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them."""
+    """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them.
+
+    `lse_log2` and `delta` come from `dq_kernel`: (H, row_length) float32, where the queries of sequence s begin in column
+    (cu_seqlens_q[s] // 4 + s) * 4, for a tile of a row begins at a multiple of 16 bytes if a descriptor is to fetch it.
+    You may change the arguments of both kernels, and which of them computes what, as you like.
+    """
     # BEGIN SOLUTION
     kv_head, kv_heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
     first = tl.program_id(0) * K_TILE  # the first keys, which are seen most, begin first
@@ -396,7 +401,7 @@ def dq_kernel(q_desc, k_desc, v_desc, d_out_desc, out_desc, lse_ptr, dq_ptr, lse
               Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of queries of one head, against all keys that they see, as in the forward pass.
 
-    It also leaves what dk_dv_kernel needs of each query, in rows (see `_row`): `lse_log2` and `delta`.
+    It is launched first, and leaves what `dk_dv_kernel` needs of each query: `lse_log2` and `delta`.
     """
     # BEGIN SOLUTION
     head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
