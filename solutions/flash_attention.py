@@ -348,8 +348,8 @@ def dk_dv_kernel(q_desc, d_out_desc, lse_log2_desc, delta_desc, k_ptr, v_ptr, dk
                  Q_TILE: tl.constexpr, K_TILE: tl.constexpr):
     """06.6 One program: a tile of keys of one key/value head, against all queries of its group that see them.
 
-    `lse_log2` and `delta` come from `dq_kernel`: (H, row_length) float32, where the queries of sequence s begin in column
-    (cu_seqlens_q[s] // 4 + s) * 4, for a tile of a row begins at a multiple of 16 bytes if a descriptor is to fetch it.
+    `lse_log2` and `delta` come from `dq_kernel`: (H, row_length) float32, where the queries of sequence s begin in
+    column (cu_seqlens_q[s] // 4 + s) * 4, since a descriptor fetches rows from multiples of 16 bytes on.
     You may change the arguments of both kernels, and which of them computes what, as you like.
     """
     # BEGIN SOLUTION
