@@ -2,6 +2,7 @@
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # as many tests run at a time as there are cores; more threads wait for each other
 os.environ.pop("MODEL", None)
 os.environ.pop("LABS", None)
 
