@@ -192,10 +192,9 @@ def silu_and_mul(gate_up: Float[Tensor, "N 2*F"], out: Float[Tensor, "N F"]) -> 
     """
     # BEGIN SOLUTION
     rows, width = out.shape
-    block = min(triton.next_power_of_2(width), MAX_BLOCK)
+    block = min(triton.next_power_of_2(width), MAX_BLOCK)  # a program has two at a time, of gates and of ups
     silu_and_mul_kernel[(rows, triton.cdiv(width, block))](
-        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block,
-        num_warps=warps(2 * block),  # two blocks at a time, of gates and of ups
+        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block, num_warps=warps(2 * block)
     )
     # END SOLUTION
 
