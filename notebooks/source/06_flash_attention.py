@@ -614,7 +614,7 @@ else:
 # - **Tiles of one head run side by side.** The first dimension of the grid counts tiles, so that programs that run at the
 #   same time read the same keys, and find them in the cache. With the heads first, each of them reads other keys.
 # - **The last queries begin first.** Under a causal mask they see most. Long work that begins last leaves a GPU idle at the
-#   end. (With 64 sequences' heads to choose from, next to nothing is left to gain.)
+#   end. (Next to nothing here: with 4 sequences of 16 heads there is always something short left to begin.)
 # - **No mask in tiles that are seen whole.** A mask costs a comparison and a choice for each score, and takes the values on a
 #   detour through registers.
 # - **The copy engine fetches tiles.** With pointers every thread keeps addresses in registers and issues its own loads. The
@@ -631,8 +631,7 @@ else:
 # - **Values are added up during the next softmax.** The product of one tile's `p` with its values is under way on the tensor
 #   cores while the exponentials of the next tile are computed.
 # - **Exponentials are computed by then.** The assembler would move them behind the wait that follows, where nothing overlaps
-#   any more. A jump that depends on them, and is never taken, keeps them in place. (It is worth next to nothing here, and 2 %
-#   at 16,384 tokens.)
+#   any more. A jump that depends on them, and is never taken, keeps them in place. (It is worth next to nothing here.)
 # - **Programs stay.** One for each multiprocessor takes a long piece of work, then a short one, and goes on.
 # - **16 bytes stored at a time**, after a change of layout in shared memory.
 
