@@ -42,7 +42,7 @@ def predict_seconds(
         launch_seconds: what a kernel takes even if it moves nothing.
 
     Returns:
-        The longer of both times, as a plain `float`: moving and launching overlap.
+        The longer of both times, as a plain `float`: as if moving and launching overlapped entirely.
     """
     raise NotImplementedError(
         "05.1 predict_seconds: still a stub. Write it in labs/triton_kernels.py, then run check('05.1')."

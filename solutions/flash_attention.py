@@ -14,6 +14,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = math.log2(math.e)  # exp(x) = exp2(x * LOG2_E), and exp2 is what a GPU has an instruction for
+LN_2 = tl.constexpr(math.log(2))  # for kernels: on a GPU they see a module's numbers only as constexpr
 
 
 def tiles(head_dim: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
@@ -149,7 +150,6 @@ def tiled_attention(q: Float[Tensor, "Nq H D"], k: Float[Tensor, "Nk KH D"], v: 
 
 # BEGIN SOLUTION
 FAR = tl.constexpr(1 << 30)  # farther than any key is from any query
-LN_2 = tl.constexpr(math.log(2))
 
 
 @triton.jit

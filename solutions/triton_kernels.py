@@ -41,7 +41,7 @@ def predict_seconds(
         launch_seconds: what a kernel takes even if it moves nothing.
 
     Returns:
-        The longer of both times, as a plain `float`: moving and launching overlap.
+        The longer of both times, as a plain `float`: as if moving and launching overlapped entirely.
     """
     # BEGIN SOLUTION
     moved = sum(tensor.numel() * tensor.element_size() for tensor in [*reads, *writes])

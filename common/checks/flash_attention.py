@@ -492,7 +492,7 @@ class ReachesTheTail(KernelCheck):
     points = 2
     draws = 3
     mistake = "drops the last keys or queries, or counts keys that are not there"
-    advice = "The last tiles are not full: mask their loads, give scores of missing keys -inf, and make v 0 there."
+    advice = "The last tiles are not full: scores of keys that are not there become -inf, their v 0; mask the stores."
 
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
         return ragged(rng, 150), ragged(rng, 150), 1, 1, int(rng.choice([16, 64, 128]))
@@ -623,7 +623,8 @@ class TakesStrides(KernelCheck):
     name = "takes q, k and v with any strides"
     points = 2
     mistake = "computes addresses from the shape, as if every tensor were contiguous"
-    advice = "q, k and v may be slices of larger tensors: use q.stride(0), q.stride(1) and the like, each its own."
+    advice = ("q, k and v may be slices: use q.stride(0), q.stride(1) and the like, each its own. And "
+              "torch.empty_like(q) may take over q's strides: make out by torch.empty(q.shape, ...).")
 
     def shapes(self, rng: np.random.Generator) -> tuple[int, ...]:
         return int(rng.integers(20, 60)), int(rng.integers(20, 60)), 2, 2
@@ -633,12 +634,12 @@ class TakesStrides(KernelCheck):
 
 
 def strided(inputs: Values) -> list[Tensor]:
-    """q and v as slices of wider tensors, k with its heads outermost; NaN lies in the gaps."""
+    """q with its heads outermost, k and v as slices of wider tensors; NaN lies in the gaps."""
     q, k, v = (inputs[name] for name in "qkv")
-    wide_q = guarded_input(torch.full((len(q), q.shape[1] + 3, q.shape[2]), torch.nan).to(q), margin=MARGIN)
+    wide_k = guarded_input(torch.full((len(k), k.shape[1] + 3, k.shape[2]), torch.nan).to(k), margin=MARGIN)
     wide_v = guarded_input(torch.full((len(v), v.shape[1], v.shape[2] + 8), torch.nan).to(v), margin=MARGIN)
-    wide_q[:, 1:-2], wide_v[..., :-8] = q, v
-    return [wide_q[:, 1:-2], guarded_input(k.transpose(0, 1), margin=MARGIN).transpose(0, 1), wide_v[..., :-8]]
+    wide_k[:, 1:-2], wide_v[..., :-8] = k, v
+    return [guarded_input(q.transpose(0, 1), margin=MARGIN).transpose(0, 1), wide_k[:, 1:-2], wide_v[..., :-8]]
 
 
 class SumsInFloat32(KernelCheck):
@@ -747,7 +748,8 @@ class TakesRaggedBatches(PackedCheck):
     points = 2
     draws = 2
     mistake = "takes one length for all, or cu_seqlens_q for the keys too"
-    advice = "Each sequence has a number of queries and a number of keys of its own; max_seqlen_q only sizes the grid."
+    advice = ("Each sequence has an nq and an nk of its own, for its mask too (j <= i + nk - nq); max_seqlen_q is for "
+              "the grid alone.")
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         return [(ragged(rng, 60), ragged(rng, 80)) for _ in range(int(rng.integers(2, 4)))]
@@ -771,7 +773,8 @@ class KeepsSequencesApart(PackedCheck):
     name = "lets nothing of another sequence in, be it NaN"
     points = 1
     mistake = "loads values of the next sequence and relies on p = 0, but 0 * NaN is NaN"
-    advice = "Mask the loads of k and v by this sequence's number of keys: the next rows are another request's."
+    advice = ("Keys and values from this sequence's nk on are another request's: scores -inf, and 0 in place of such "
+              "rows of v (by tl.where, or by the mask of a load by pointers).")
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         return [(int(rng.integers(1, 31)), int(rng.integers(33, 63))) for _ in range(3)]
@@ -812,7 +815,8 @@ class SlidesAWindow(PackedCheck):
     points = 2
     draws = 2
     mistake = "ignores the window, or sees one key too many or too few"
-    advice = "Query i sees the keys j with i + nk - nq - window < j <= i + nk - nq: itself and window - 1 before it."
+    advice = ("Query i sees the keys j with i + nk - nq - window < j <= i + nk - nq: itself and window - 1 before it; "
+              "and no loop begins before key 0.")
 
     def lengths(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         n = int(rng.integers(100, 150))

@@ -177,7 +177,7 @@ class KernelCheck(Check):
             got, dtype = outputs["written"][name], likes.get(name, inputs.get(name)).dtype
             expect_like(name, got, want.to(dtype))
             if got.isnan().all():
-                raise Mismatch(f"{name} holds NaN and nothing else, as before the call: is it ever written?")
+                raise Mismatch(f"{name} is NaN throughout: never written, or made from NaN (loaded beside a row?).")
             expect_close(name, got, want, self.atol[dtype], self.rtol[dtype])
 
 
@@ -189,7 +189,7 @@ class StaysInside(KernelCheck):
     draws = 2
     mistake = "a load or a store without a mask, or a result that is also written over an input"
     advice = ("Foreign memory was touched, or an input was changed: every tl.load and tl.store of a block needs "
-              "mask=offsets < columns, for a block is a power of two and a row is not.")
+              "mask=offsets < columns, for a block is a power of two and a row is not. If all have it: an offset.")
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return super().draw(rng, dtype) | {"gaps": {}}  # so that a wrong stride is left to another check
@@ -567,7 +567,8 @@ class GatesTheSameTwice(GateCheck):
     name = "gives silu(x) * x where gate and up are both x"
     points = 1
     mistake = "another activation, or a sum where a product belongs"
-    advice = "silu(gate) * up with silu(gate) = gate * tl.sigmoid(gate); `up` lies F elements behind its gate."
+    advice = ("silu(gate) * up with silu(gate) = gate * tl.sigmoid(gate); `up` lies F elements behind its gate. Is row "
+              "0 alone right? Then out.stride(0), which is out's own.")
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return {"gate_up": randn(rng, 4, 64).repeat(1, 2).to(dtype)}
@@ -778,7 +779,8 @@ class SoftmaxOfManyTiles(SoftmaxCheck):
     points = 2
     draws = 3
     mistake = "only the first tile, or zeros for what is masked off: exp(0) counts as much as a real score of 0"
-    advice = "Walk in steps of TILE while start < columns, and give the load other=-float('inf'), for exp(-inf) is 0."
+    advice = ("Walk in steps of TILE while start < columns, and give the load other=-float('inf'), for exp(-inf) is 0. "
+              "Is the old sum scaled down when the maximum grows?")
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         return {"x": randn(rng, integer(rng, 1, 2), integer(rng, 8193, 20_000)).to(dtype)}
@@ -802,7 +804,7 @@ class SurvivesLargeScores(SoftmaxCheck):
     points = 1
     draws = 2
     mistake = "exp of the raw scores, which overflows above 88"
-    advice = "Subtract the running maximum before exp: exp(89) is already infinite in float32."
+    advice = "Subtract the running maximum, tl.maximum(old, tl.max(x)), before exp: exp(89) is infinite in float32."
 
     def draw(self, rng: np.random.Generator, dtype: torch.dtype) -> Values:
         x = 40 * randn(rng, 2, integer(rng, 5000, 10_000))

@@ -272,24 +272,29 @@ IMPLEMENTATIONS: dict[str, Callable[[Problem], Attend]] = {
 # --- What the rows say in short ---
 
 
+OURS = ("lesson 06", "second version", "better of both")
+PEERS = ("torch FA2", "torch cuDNN", "FlashAttention-3", "FlashInfer", "better of cuDNN, FA3")
+
+
 def summary(rows: pd.DataFrame) -> str:
-    """How many times as fast as each peer ours is: geometric means over the points of the grid that both have."""
+    """How many times as fast as each peer ours is: over the points of the grid that both have."""
     grid = rows[rows.kv_heads.eq(rows.heads) & (rows.batch.astype(int) * rows.sequence.astype(int)).eq(TOKENS)]
     table = grid.pivot_table(index=["direction", "head_dim", "causal", "sequence"], columns="implementation",
                              values="tflops").reindex(columns=list(IMPLEMENTATIONS))
-    table["better of both"] = table[["lesson 06", "second version"]].max(axis=1)
-    peers = table[["torch cuDNN", "FlashAttention-3"]]
-    table["better of cuDNN and FA3"] = peers.max(axis=1).where(peers.notna().all(axis=1))
-    lines = []
+    for best, pair in ((OURS[2], ["lesson 06", "second version"]), (PEERS[4], ["torch cuDNN", "FlashAttention-3"])):
+        table[best] = table[pair].max(axis=1).where(table[pair].notna().all(axis=1))
+    lines = ["TFLOP/s, ours / theirs: geometric mean (smallest to largest)",
+             f"{'':32}" + "".join(f"{ours:18}" for ours in OURS)]
     for direction in sorted(set(table.index.get_level_values("direction")), reverse=True):
         here = table.loc[direction]
-        for ours in ("lesson 06", "second version", "better of both"):
-            for peer in ("torch FA2", "torch cuDNN", "FlashAttention-3", "FlashInfer", "better of cuDNN and FA3"):
-                ratio = (here[ours] / here[peer]).dropna()
-                if len(ratio) and (direction == "forward" or ours == "lesson 06"):
-                    lines.append(f"{direction}, {ours} / {peer}: {np.exp(np.log(ratio).mean()):.2f} "
-                                 f"({ratio.min():.2f} to {ratio.max():.2f}, {len(ratio)} points)")
-    absent = rows[rows.time.isna()].groupby(["direction", "implementation"], sort=False).reason.agg(["first", "size"])
-    lines += [f"absent, {direction}, {name}: {one['first']} ({one['size']} points)"
-              for (direction, name), one in absent.iterrows()]
-    return "\n".join(lines)
+        for peer in PEERS:
+            cells = [in_short((here[ours] / here[peer]).dropna()) for ours in OURS]
+            if any(cells):
+                lines.append(f"{direction:10}{peer:22}" + "".join(f"{cell:18}" for cell in cells))
+    absent = rows[rows.time.isna()].groupby(["direction", "reason"], sort=False).implementation.unique()
+    lines += [f"absent, {direction}: {', '.join(names)}: {reason}" for (direction, reason), names in absent.items()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def in_short(ratios: pd.Series) -> str:
+    return f"{np.exp(np.log(ratios).mean()):.2f} ({ratios.min():.2f}-{ratios.max():.2f})" if len(ratios) else ""

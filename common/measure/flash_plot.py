@@ -5,7 +5,6 @@ from matplotlib.figure import Figure
 
 from common.measure import style
 from common.measure.flash import TOKENS
-from common.measure.flash_steps import ALL
 
 LINES = {  # every line differs in colour, marker and dashes
     "lesson 06": {"color": "#000000", "marker": "o", "linestyle": "-", "linewidth": 2.6},
@@ -49,14 +48,13 @@ def draw_batches(rows: pd.DataFrame) -> Figure:
 
 
 def draw_steps(rows: pd.DataFrame) -> Figure:
-    """How fast each version is, and how fast it would be without each of its steps."""
+    """How fast each version is, and how fast it would be with each of its steps undone."""
     figure, panels = style.new_figure(2, height=5.2)
     for causal, panel in zip("01", panels, strict=True):
         here = rows[rows.causal.eq(causal) & rows.time.notna()]
-        labels = [step if step == ALL else f"without: {step}" for step in here.step]
         places = range(len(here))
         panel.barh(places, here.tflops, color=[LINES[version]["color"] for version in here.version])
-        panel.set_yticks(places, labels)
+        panel.set_yticks(places, here.step)
         panel.invert_yaxis()
         panel.bar_label(panel.containers[0], fmt="%.0f", padding=4)
         panel.set(xlabel="TFLOP/s", xlim=(0, 1.12 * here.tflops.max()), title="causal" if causal == "1" else "no mask")

@@ -1,5 +1,7 @@
 """Lesson 06: what each step towards a fast kernel is worth. Each is undone by itself, and timed beside the whole.
 
+A step is called by what stands in its place when it is undone.
+
 A step is undone as a mistake is planted: some fragments of the source are replaced.
 """
 import importlib.util
@@ -33,7 +35,7 @@ from common.measure.timing import time_each
 HEAD_DIM, SEQUENCE = 128, 4096
 TABLE = Table("attention_steps", key=("version", "step", "causal", "head_dim", "sequence", "dtype"), numbers=(),
               optional=("time", "p05", "p95", "repeats", "tflops"), words=("reason",))
-ALL = "all steps"  # what the others, each without one step, are held against
+ALL = "all steps"  # what the others, each with one step undone, are held against
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,20 @@ class Version:
 VERSIONS = {
     "lesson 06": Version(lambda: labs_folder() / "flash_attention.py", "flash_attention", {
         ALL: {},
-        "tiles of one head run side by side": {
+        "heads first in the grid": {
             "head, heads, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(2)\n"
             "    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE  # the last queries":
             "head, heads, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1)\n"
             "    first = (tl.num_programs(2) - 1 - tl.program_id(2)) * Q_TILE  # the last queries",
             'grid = (triton.cdiv(max_seqlen_q, config["Q_TILE"]), heads, len(cu_seqlens_q) - 1)':
             'grid = (heads, len(cu_seqlens_q) - 1, triton.cdiv(max_seqlen_q, config["Q_TILE"]))'},
-        "the last queries begin first": {
+        "first queries first": {
             "first = (tl.num_programs(0) - 1 - tl.program_id(0)) * Q_TILE  # the last":
             "first = tl.program_id(0) * Q_TILE  # the last"},
-        "no mask in tiles that are seen whole": {
+        "a mask in every tile": {
             "if part != 1:\n                keys = start + tl.arange(0, K_TILE)\n                v = _rows_there":
             "if part != 3:\n                keys = start + tl.arange(0, K_TILE)\n                v = _rows_there"},
-        "the copy engine fetches tiles": {
+        "pointers for descriptors": {
             "return TensorDescriptor.from_tensor(x, [rows, 1, triton.next_power_of_2(x.shape[2])])": "return x",
             "rows: tl.constexpr = desc.block_shape[0]\n"
             "    return desc.load([start.to(tl.int32), head, 0]).reshape(rows, desc.block_shape[2])":
@@ -70,13 +72,13 @@ VERSIONS = {
             f"tl.arange(0, {HEAD_DIM})[None, :])"}}),
     "second version": Version(lambda: ROOT / "common" / "kernels" / "flash_attention_2.py", "flash_attention_2", {
         ALL: {},
-        "values are added up during the next softmax": {
+        "values added up at once": {
             "scores = warpgroup_mma_wait(1, [scores])": "scores, out = warpgroup_mma_wait(0, [scores, out])"},
-        "exponentials are computed by then": {"computed_by_now(row_sum)])": "row_sum])"},
-        "programs stay": {
+        "exponentials after the wait": {"computed_by_now(row_sum)])": "row_sum])"},
+        "a program for each piece": {
             "programs = min(work, torch.cuda.get_device_properties(q.device).multi_processor_count)":
             "programs = work"},
-        "16 bytes stored at a time": {
+        "narrow stores": {
             "WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])":
             "WIDE: gl.constexpr = O_LAYOUT"}}),
 }
@@ -96,7 +98,7 @@ def measure(version: str, step: str, causal: int, device: torch.device) -> dict:
 
 @lru_cache(maxsize=1)
 def measure_all(version: str, causal: int, device: torch.device) -> dict[str, dict]:
-    """One row for each step: the time without it, in the same rounds as all others; or why there is none."""
+    """One row for each step: the time with it undone, in the same rounds as all others; or why there is none."""
     heads = HIDDEN // HEAD_DIM
     task = Task("forward", HEAD_DIM, heads, heads, bool(causal), TOKENS // SEQUENCE, SEQUENCE)
     problem = make_problem(task, device)
@@ -139,11 +141,11 @@ def module_of(source: str):
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """How many times as fast a version is with a step as without it."""
-    lines = [f"{'':16}{'step':46}{'no mask':>9}{'causal':>9}"]
+    """How many times as fast a version is as with one step undone."""
+    lines = [f"{'':16}{'':37}{'no mask':>9}{'causal':>9}"]
     for version, steps in rows.groupby("version", sort=False):
         table = steps.pivot_table(index="step", columns="causal", values="tflops", sort=False)
-        lines.append(f"{version:16}{'TFLOP/s with ' + ALL:46}" + "".join(f"{table[c][ALL]:9.0f}" for c in "01"))
-        lines += [f"{'':16}{step:46}" + "".join(f"{table[c][ALL] / table[c][step]:8.2f}x" for c in "01")
+        lines.append(f"{version:16}{'TFLOP/s with ' + ALL:37}" + "".join(f"{table[c][ALL]:9.0f}" for c in "01"))
+        lines += [f"{'':16}{'gain over ' + step:37}" + "".join(f"{table[c][ALL] / table[c][step]:8.2f}x" for c in "01")
                   for step in table.index if step != ALL]
     return "\n".join(lines)

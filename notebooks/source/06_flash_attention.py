@@ -55,7 +55,7 @@ model, tokenizer = load_model(model_folder(), device=DEVICE), Tokenizer(model_fo
 # %% [markdown]
 # ## What attention waits for
 #
-# Attention over $N_q$ queries and $N_k$ keys takes $4\, N_q N_k D H$ operations (lesson 02). On an H100, at some 700
+# Attention over $N_q$ queries and $N_k$ keys takes $4\, N_q N_k D H$ operations (lesson 02). On an H100, at some 775
 # TFLOP/s, that is soon done. What takes time is the matrix in the middle. The plain formula, one torch operation after
 # the other, writes `scores` to memory, reads it for the softmax, writes `p`, and reads that for the product with `v`: four
 # trips of $H N_q N_k$ numbers, while `q`, `k`, `v` and `out` together are only about $4 H N D$.
@@ -83,7 +83,7 @@ model, tokenizer = load_model(model_folder(), device=DEVICE), Tokenizer(model_fo
 check("06.1")
 
 # %% [markdown]
-# What would that mean on an H100 (3.0 TB/s of memory bandwidth, 700 TFLOP/s, Llama-3-8B's 32 heads of 128 and 8 key/value
+# What would that mean on an H100 (3.0 TB/s of memory bandwidth, 775 TFLOP/s, Llama-3-8B's 32 heads of 128 and 8 key/value
 # heads, bf16, tiles of 128 queries)?
 
 # %%
@@ -91,12 +91,12 @@ with attempt("06.1"):
     lab = load_lab("flash_attention")
     for n in (512, 2048, 8192, 32_768):
         plain, tiled = lab.attention_bytes(n, n, 32, 8, 128, element_bytes=2, q_tile=128)
-        computing = 4 * n * n * 128 * 32 / 700e12
+        computing = 4 * n * n * 128 * 32 / 775e12
         print(f"{n:6,}: plain {plain / 1e9:6.2f} GB, {1e3 * plain / 3e12:5.2f} ms; "
               f"tiled {tiled / 1e9:5.2f} GB, {1e3 * tiled / 3e12:5.2f} ms; computing {1e3 * computing:5.2f} ms")
 
 # %% [markdown]
-# Plain attention waits for memory more than three times as long as it computes, at any length: both grow with $N^2$. In
+# Plain attention waits for memory about four times as long as it computes, at any length: both grow with $N^2$. In
 # tiles of 128 queries the bytes are half of that. It would still be more than the arithmetic takes, if nothing were ever
 # found in a cache. But it is: an H100 keeps 50 MB of what was read last, and programs that run side by side read the same
 # keys. The last figures of this lesson show what is left of both predictions.
@@ -165,8 +165,8 @@ with attempt("06.2"):
 # large by that factor. No exponent is ever positive, so nothing overflows, however large the scores. At the end
 # `out = acc / row_sum` and `lse = row_max + log(row_sum)`.
 #
-# A row that has seen no key yet would have `row_max = -inf`, and then `-inf - -inf` is NaN. Begin with a very low finite
-# number instead, such as `-1e30`: hidden keys get `exp(-inf) = 0`, and a row that never sees a key ends with
+# A row that has seen no key yet would have `row_max = -inf`, and then `-inf - -inf` is NaN. Begin with a finite number below
+# all scores instead, such as `-1e30`: hidden keys get `exp(-inf) = 0`, and a row that never sees a key ends with
 # `row_sum = 0`. For such a row we define `out = 0` and `lse = -inf`, which is what `merge` needs.
 #
 # ### Masks and biases: `score_mod`
@@ -234,11 +234,14 @@ with attempt("06.3"):
 # | `.exp()` | `tl.math.exp2`, on scores times `scale * log2(e)` |
 # | `acc * rescale + p @ v` | `tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")` |
 #
+# `input_precision="ieee"` is for GPUs, which would otherwise multiply float32 as TF32, with 10 bits of mantissa. The
+# interpreter does not mind.
+#
 # Six things make it a kernel and not a translation:
 #
 # 1. **exp2.** A GPU computes $2^x$, not $e^x$. Since $e^{s} = 2^{s \log_2 e}$, multiply `scale` by $\log_2 e$ outside. Then
 #    `scores * scale_log2 - new_max` is one fused multiply-add, and the maximum is kept in these units too. `lse` is to be
-#    natural: multiply by $\ln 2$ at the end.
+#    natural: multiply by `LN_2` at the end.
 # 2. **float32 where sums grow.** The factors of a product may be half precision; `acc`, `row_sum` and `row_max` may not. In
 #    float16, 65,504 is the end; in bfloat16, $256 + 1 = 256$.
 # 3. **Tiles by descriptor.** A *descriptor* says once where a tensor lies: its address, shape and strides, and the size of a
@@ -261,10 +264,11 @@ with attempt("06.3"):
 # *35 minutes · difficulty 4 · `flash_attention_kernel` and `attention` in `labs/flash_attention.py` · `check("06.4")`*
 #
 # The kernel in the stub has the arguments that 06.5 will need. For now there is one sequence: `cu_seqlens` are (0, Nq) and
-# (0, Nk), or you leave them out. Begin with a full square tile, and let the checks lead you on: they come in the order in
+# (0, Nk), or you pass `nq` and `nk` in their place. Begin with a full square tile, and let the checks lead you on: they come in the order in
 # which such kernels are written.
 #
-# <details><summary>Hint 1: tiles</summary>
+# <details><summary>Hint 1: tiles</summary><code>tile, head = tl.program_id(0), tl.program_id(1)</code>, and
+# <code>heads = tl.num_programs(1)</code>, for the grid has one column per head.
 # <code>q = q_desc.load([first, head, 0]).reshape(Q_TILE, D_PAD)</code> with <code>first = tile * Q_TILE</code>. To store,
 # <code>queries = first + tl.arange(0, Q_TILE)</code>, <code>dims = tl.arange(0, D_PAD)</code>, the pointers
 # <code>out_ptr + (queries[:, None] * heads + head) * D + dims[None, :]</code>, and the mask
@@ -272,9 +276,11 @@ with attempt("06.3"):
 # <details><summary>Hint 2: the state</summary><code>acc = tl.zeros([Q_TILE, D_PAD], tl.float32)</code>,
 # <code>row_sum = tl.zeros([Q_TILE], tl.float32)</code>, <code>row_max = tl.full([Q_TILE], -1e30, tl.float32)</code>; then
 # <code>for start in range(0, nk, K_TILE)</code>.</details>
-# <details><summary>Hint 3: the launch</summary><code>flash_attention_kernel[(triton.cdiv(nq, Q_TILE), heads, 1)](...)</code>
-# with <code>describe(q, Q_TILE)</code>, <code>describe(k, K_TILE)</code> and so on,
-# <code>D_PAD=triton.next_power_of_2(D)</code> and <code>**tiles(D, q.dtype, q.device)</code>. If you write the launch
+# <details><summary>Hint 3: the launch</summary><code>config = tiles(D, q.dtype, q.device)</code> has
+# <code>Q_TILE</code> and <code>K_TILE</code>. Then
+# <code>flash_attention_kernel[triton.cdiv(nq, config["Q_TILE"]), heads, 1](...)</code> with
+# <code>describe(q, config["Q_TILE"])</code>, <code>describe(k, config["K_TILE"])</code> and so on, 0 for a window that is
+# not there, <code>D_PAD=triton.next_power_of_2(D)</code> and <code>**config</code>. If you write the launch
 # in <code>flash_attention</code> at once, <code>attention</code> is that with a batch of one.</details>
 # <details><summary>Passing the first check but failing the second?</summary>One tile of keys needs no
 # <code>rescale</code>.</details>
@@ -364,10 +370,11 @@ with attempt("06.4"):
 # How can a check know what your kernel loads? It lays a NaN into a tile of `v` that nobody should look at. A masked key has
 # $p = 0$, but $0 \cdot \text{NaN}$ is NaN: whoever loads the tile has it in `out`. That works on a GPU as well.
 #
-# <details><summary>Hint 1</summary>In the kernel <code>start = tl.load(cu_seqlens_q_ptr + sequence)</code> and
-# <code>nq = tl.load(cu_seqlens_q_ptr + sequence + 1) - start</code>, likewise for the keys; add <code>start</code> to the
-# rows that you load and store, and the rest is as before. The coordinates of a descriptor are 32-bit integers.</details>
-# <details><summary>Hint 2</summary>Round <code>begin</code> down to a multiple of K_TILE. Where <code>end &lt;= begin</code>
+# <details><summary>Hint 1</summary>In the kernel <code>q_start = tl.load(cu_seqlens_q_ptr + sequence)</code> and
+# <code>nq = tl.load(cu_seqlens_q_ptr + sequence + 1) - q_start</code>, likewise <code>k_start</code> and <code>nk</code>. Add
+# them to the rows that you load and store, and to nothing else: the mask counts from the sequence's own beginning. The
+# coordinates of a descriptor are 32-bit integers.</details>
+# <details><summary>Hint 2</summary>Round <code>begin</code> down to a multiple of K_TILE, so that tiles lie alike for all queries. Where <code>end &lt;= begin</code>
 # the loop does not run, and rows that see nothing come out as 0 and -inf by themselves.</details>
 # <details><summary>Hint 3</summary>Integer division rounds towards zero on a GPU: take <code>max(..., 0)</code> before
 # <code>//</code>.</details>
@@ -519,7 +526,7 @@ with attempt("06.5"):
 # <code>(d_out.float() * out.float()).sum(-1)</code>, (Nq, H). The reference leaves that to <code>dq_kernel</code>, which has
 # these rows at hand and is launched first.</details>
 # <details><summary>Hint 2</summary>Write <code>dq_kernel</code> first: it is the forward loop without a maximum. Then
-# <code>p</code> is <code>exp2(scores * scale_log2 - lse_log2)</code>, with <code>lse_log2 = lse * LOG2_E</code>.</details>
+# <code>p</code> is <code>exp2(scores * scale_log2 - lse_log2)</code>, with <code>lse_log2 = lse / LN_2</code>.</details>
 # <details><summary>Hint 3</summary>A row that saw no key has <code>lse = -inf</code>, and exp2(-inf + inf) is NaN. If the
 # launcher turns it into +inf, every p of that row is exp2(-inf) = 0.</details>
 # <details><summary>Hint 4</summary>In <code>dk_dv_kernel</code> compute the scores on their side:
@@ -604,21 +611,22 @@ else:
 #
 # The dotted predictions are those of 06.1. Plain attention stays below its own: its bytes really move, and torch's softmax and
 # products do not move them at the full rate. The tiled kernel lies far above its own, since programs that run side by side find
-# each other's keys in the cache. Heads of 64 gain nothing from the second version; heads of 128 do, and most in long sequences.
+# each other's keys in the cache. Heads of 64 gain nothing from the second version, and lose in short sequences; heads of 128
+# gain, most in long ones. (Why plain attention is slowest at 8k, and less so at 16k, has not been looked into.)
 #
 # ### What each step is worth
 #
-# The reference's kernel took a few steps that change no result. Here each of them is undone by itself, and timed in the same
-# run:
+# The reference's kernel took a few steps that change no result. Below each of them is undone by itself, and timed in the same
+# run. What stands in its place:
 #
-# - **Tiles of one head run side by side.** The first dimension of the grid counts tiles, so that programs that run at the
-#   same time read the same keys, and find them in the cache. With the heads first, each of them reads other keys.
-# - **The last queries begin first.** Under a causal mask they see most. Long work that begins last leaves a GPU idle at the
+# - **Heads first in the grid.** The reference counts tiles first, so that programs that run at the same time read the same keys,
+#   and find them in the cache. With the heads first, each of them reads other keys.
+# - **First queries first.** Under a causal mask the last queries see most. Long work that begins last leaves a GPU idle at the
 #   end. (Next to nothing here: with 4 sequences of 16 heads there is always something short left to begin.)
-# - **No mask in tiles that are seen whole.** A mask costs a comparison and a choice for each score, and takes the values on a
-#   detour through registers.
-# - **The copy engine fetches tiles.** With pointers every thread keeps addresses in registers and issues its own loads. The
-#   backward pass gains most: there the registers are full.
+# - **A mask in every tile**, also in those that are seen whole. It costs a comparison and a choice for each score, and takes the
+#   values on a detour through registers: the dearest of these steps.
+# - **Pointers for descriptors.** Every thread keeps addresses in registers and issues its own loads. (The backward pass, not
+#   shown here, suffers more: there the registers are full.)
 #
 # ### The second version
 #
@@ -628,12 +636,13 @@ else:
 #
 # - **One warp only loads**, two groups of four only compute, and barriers in shared memory tell them when a tile is there or
 #   may be replaced. (This is its frame, and cannot be undone by itself.)
-# - **Values are added up during the next softmax.** The product of one tile's `p` with its values is under way on the tensor
-#   cores while the exponentials of the next tile are computed.
-# - **Exponentials are computed by then.** The assembler would move them behind the wait that follows, where nothing overlaps
-#   any more. A jump that depends on them, and is never taken, keeps them in place. (It is worth next to nothing here.)
-# - **Programs stay.** One for each multiprocessor takes a long piece of work, then a short one, and goes on.
-# - **16 bytes stored at a time**, after a change of layout in shared memory.
+# - The product of one tile's `p` with its values is under way on the tensor cores while the exponentials of the next tile are
+#   computed. Undone: **values added up at once**.
+# - The assembler would move these exponentials behind the wait that follows, where nothing overlaps any more. A jump that
+#   depends on them, and is never taken, keeps them in place. Undone: **exponentials after the wait**. (Worth nothing here.)
+# - One program for each multiprocessor takes a long piece of work, then a short one, and goes on. Undone: **a program for each
+#   piece**, or rather for each pair.
+# - The output changes its layout in shared memory, so that each thread stores 16 bytes at a time. Undone: **narrow stores**.
 
 # %%
 from common.measure import flash_steps
@@ -642,7 +651,7 @@ if flash_steps.TABLE.file(folder).exists():
     steps = tables.read(flash_steps.TABLE, folder)
     display(Image(style.png(plots.draw("attention_steps", folder)), alt=(
         "Bars of TFLOP/s on an H100, without a mask and causal: lesson 06's kernel and the second version with all steps, and "
-        "each without one of its steps.")))
+        "with each of them undone.")))
     print(flash_steps.summary(steps))
 else:
     print("No H100 has measured the steps yet: `make timings` on one, then `make plots`.")
@@ -654,7 +663,7 @@ else:
 #   program per head. Decoding wants the keys split over programs, their results merged as in 06.2, and the query heads of a
 #   group side by side in one tile. Lesson 07 does this, on pages.
 # - **Very short sequences.** A launch takes longer than the work, and padding to a tile is most of it.
-# - **Odd head dims.** D = 80 is computed as 128: 37 % of each product are zeros.
+# - **Odd head dims.** D = 80 is computed as 128: 38 % of each product is zeros.
 # - **Masks without a shape.** A document mask or a tree of drafts (lesson 13) empties tiles too, but not as two bounds can
 #   say it. FlexAttention takes a `score_mod` like yours, compiles it into the kernel, and a `block_mask` that lists the
 #   tiles to visit.
