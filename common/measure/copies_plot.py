@@ -12,9 +12,9 @@ BLACK, ORANGE, BLUE = ({"color": color, "linestyle": "none", "markersize": 6}
 
 
 def fit(rows: pd.DataFrame) -> tuple[float, float]:
-    """(seconds, bytes per second) of time = seconds + bytes / bytes per second: the smallest copy, and the largest."""
+    """(seconds, bytes per second) of time = seconds + bytes / bytes per second: from small copies, and the largest."""
     rows = rows.sort_values("bytes")
-    start = float(rows.time.iloc[:8].median())
+    start = float(rows.time[rows.bytes <= 2**14].median())
     return start, float(rows.bytes.iloc[-1] / (rows.time.iloc[-1] - start))
 
 
