@@ -71,6 +71,8 @@ def outcomes_of(lesson: Lesson, exercise: Exercise, source: str, checks: tuple[C
     with graded_labs(lesson, source):
         worker = Worker(lesson, exercise, "cpu")
         try:
+            if worker.death:  # no lab is loaded yet, so nobody has been found out
+                raise RuntimeError(f"The worker did not start. {worker.death}")
             return [run_check(exercise, check, "cpu", seed, worker.drive) for check in checks]
         finally:
             worker.close()
