@@ -477,8 +477,8 @@ def flash_attention_backward(d_out: Float[Tensor, "Nq H D"], q: Float[Tensor, "N
     Q_TILE, K_TILE = config["Q_TILE"], config["K_TILE"]
     q_desc, d_out_desc, out_desc = (describe(x, Q_TILE) for x in (q, d_out, out))
     dq_kernel[triton.cdiv(max_seqlen_q, Q_TILE), heads, batch](
-        q_desc, describe(k, K_TILE), describe(v, K_TILE), d_out_desc, out_desc, lse, dq, lse_log2, delta, cu_seqlens_q,
-        cu_seqlens_k, **common, **config)
+        q_desc, describe(k, K_TILE), describe(v, K_TILE), d_out_desc, out_desc, lse.contiguous(), dq, lse_log2, delta,
+        cu_seqlens_q, cu_seqlens_k, **common, **config)
     rows = (TensorDescriptor.from_tensor(x, [Q_TILE]) for x in (lse_log2, delta))
     dk_dv_kernel[triton.cdiv(max_seqlen_k, K_TILE), kv_heads, batch](
         q_desc, d_out_desc, *rows, k, v, dk, dv, cu_seqlens_q, cu_seqlens_k, k.stride(0), k.stride(1), v.stride(0),
