@@ -288,6 +288,15 @@ def test_weights_are_counted_as_the_model_holds_them():
     assert limits.weight_bytes(TINY, 4) == sum(weight.nbytes for weight in matrices.values())
 
 
+def test_an_attention_that_fails_gives_its_reason_and_a_stub_gives_no_row():
+    task = flash.tasks()[0]
+    assert flash.in_row(flash.Absent("forward only"), task)["reason"] == "forward only"
+    row = flash.in_row(RuntimeError("no way\nat all"), task)
+    assert row["reason"] == "RuntimeError: no way" and row["time"] is None
+    with pytest.raises(NotImplementedError):
+        flash.in_row(NotImplementedError("06.4 is still a stub"), task)
+
+
 def test_steps_of_the_attention_kernels_stand_in_their_sources(monkeypatch):
     monkeypatch.setattr(flash_steps, "labs_folder", lambda: ROOT / "solutions")
     for name, version in flash_steps.VERSIONS.items():

@@ -24,13 +24,15 @@ def load_lab(name: str) -> ModuleType:
     sys.modules[module.__name__] = module
     setattr(labs, name, module)
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), module.__dict__)
-    if "triton.runtime.interpreter" in sys.modules:
-        mend_interpreter(sys.modules["triton.runtime.interpreter"])
+    mend_old_interpreter()
     return module
 
 
-def mend_interpreter(interpreter: ModuleType) -> None:
+def mend_old_interpreter() -> None:
     """Let a number that a kernel has loaded be a bound of `range`, which Triton 3.6 cannot do beside NumPy 2.4."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None or not sys.modules["triton"].__version__.startswith("3.6."):
+        return
     patch_tensor = interpreter._patch_lang_tensor
     if patch_tensor.__name__ == "patch_tensor_and_index":
         return

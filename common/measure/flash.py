@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from common.measure.ceilings import Ceilings, measure_ceilings
 from common.measure.run import Point
 from common.measure.tables import Table
-from common.measure.timing import time_each
+from common.measure.timing import Times, time_each
 
 TABLE = Table("attention_performance",
               key=("direction", "implementation", "head_dim", "heads", "kv_heads", "causal", "batch", "sequence",
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Problem:
-    """A task, its tensors (packed, bfloat16), and what torch's FlashAttention-2 makes of them."""
+    """A task and its tensors: packed, bfloat16."""
 
     task: Task
     q: Tensor
@@ -95,40 +95,43 @@ def key_of(task: Task, name: str) -> dict[str, str | int]:
 
 
 def measure(task: Task, name: str, device: torch.device) -> dict:
-    row = measure_all(task, device)[name]
-    if isinstance(row, NotImplementedError):
-        raise row
-    return row
+    row, limits = in_row(measure_all(task, device)[name], task), ceilings(device)
+    known = row["time"] is not None
+    return row | {"matmul_flops_per_second": limits.flops_per_second, "copy_bytes_per_second": limits.bytes_per_second,
+                  "share": row["tflops"] * 1e12 / limits.flops_per_second if known else None,
+                  "predicted": predicted_seconds(task, name, limits) if known else None}
 
 
 @lru_cache(maxsize=1)
-def measure_all(task: Task, device: torch.device) -> dict[str, dict | NotImplementedError]:
-    """One row for each implementation, timed in turn; for an unfinished lab what it says."""
-    problem, limits = make_problem(task, device), ceilings(device)
-    ready, rows = {}, {}
-    blank = {"matmul_flops_per_second": limits.flops_per_second, "copy_bytes_per_second": limits.bytes_per_second,
-             **dict.fromkeys(TABLE.optional)}
-    reference = torch_attention(problem)
-    for name, prepare in IMPLEMENTATIONS.items():
+def measure_all(task: Task, device: torch.device) -> dict[str, Times | Exception]:
+    return time_all(IMPLEMENTATIONS, make_problem(task, device))
+
+
+def time_all(implementations: dict[str, Callable[[Problem], Attend]], problem: Problem) -> dict[str, Times | Exception]:
+    """Name -> its times, in the same rounds as all others'; or the exception that it raised, or deserves."""
+    reference, found = [packed(x) for x in torch_fused(SDPBackend.FLASH_ATTENTION, problem)()], {}
+    for name, prepare in implementations.items():
         try:
             attend = prepare(problem)
             expect_near(reference, attend())
-            ready[name] = attend
-        except NotImplementedError as stub:
-            rows[name] = stub
-        except Absent as absent:
-            rows[name] = blank | {"reason": str(absent)}
+            found[name] = attend
         except Exception as error:
-            rows[name] = blank | {"reason": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+            found[name] = error.with_traceback(None)  # whose frames would hold on to tensors
     del reference
-    times = time_each(list(ready.values()), device, BUDGET, at_least=5, at_most=100, queued=True)
-    for name, one in zip(ready, times, strict=True):
-        tflops = task.flops / one.median / 1e12
-        rows[name] = blank | {
-            "time": one.median, "p05": one.p05, "p95": one.p95, "repeats": len(one.seconds), "tflops": tflops,
-            "share": tflops * 1e12 / limits.flops_per_second, "predicted": predicted_seconds(task, name, limits),
-            "reason": ""}
-    return rows
+    running = {name: attend for name, attend in found.items() if not isinstance(attend, Exception)}
+    times = time_each(list(running.values()), problem.q.device, BUDGET, at_least=5, at_most=100, queued=True)
+    return found | dict(zip(running, times, strict=True))
+
+
+def in_row(times: Times | Exception, task: Task) -> dict:
+    """The columns that say how fast it was, or why that is not known. A stub is raised: it may be written later."""
+    if isinstance(times, NotImplementedError):
+        raise times
+    if isinstance(times, Exception):
+        reason = str(times) if isinstance(times, Absent) else f"{type(times).__name__}: {times}".splitlines()[0]
+        return dict.fromkeys(("time", "p05", "p95", "repeats", "tflops")) | {"reason": reason[:200]}
+    return {"time": times.median, "p05": times.p05, "p95": times.p95, "repeats": len(times.seconds),
+            "tflops": task.flops / times.median / 1e12, "reason": ""}
 
 
 @cache
@@ -147,11 +150,6 @@ def make_problem(task: Task, device: torch.device) -> Problem:
 
 def packed(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1) if x.dim() == 4 else x
-
-
-def torch_attention(problem: Problem) -> list[Tensor]:
-    """What torch's FlashAttention-2 gives, packed: what the others are held against."""
-    return [packed(x) for x in torch_fused(SDPBackend.FLASH_ATTENTION, problem)()]
 
 
 def expect_near(reference: list[Tensor], got: tuple[Tensor, ...]) -> None:
@@ -272,6 +270,8 @@ IMPLEMENTATIONS: dict[str, Callable[[Problem], Attend]] = {
 # --- What the rows say in short ---
 
 
+BETTER = {"better of both": ["lesson 06", "second version"],
+          "better of cuDNN, FA3": ["torch cuDNN", "FlashAttention-3"]}
 OURS = ("lesson 06", "second version", "better of both")
 PEERS = ("torch FA2", "torch cuDNN", "FlashAttention-3", "FlashInfer", "better of cuDNN, FA3")
 
@@ -281,8 +281,8 @@ def summary(rows: pd.DataFrame) -> str:
     grid = rows[rows.kv_heads.eq(rows.heads) & (rows.batch.astype(int) * rows.sequence.astype(int)).eq(TOKENS)]
     table = grid.pivot_table(index=["direction", "head_dim", "causal", "sequence"], columns="implementation",
                              values="tflops").reindex(columns=list(IMPLEMENTATIONS))
-    for best, pair in ((OURS[2], ["lesson 06", "second version"]), (PEERS[4], ["torch cuDNN", "FlashAttention-3"])):
-        table[best] = table[pair].max(axis=1).where(table[pair].notna().all(axis=1))
+    for better, pair in BETTER.items():
+        table[better] = table[pair].max(axis=1).where(table[pair].notna().all(axis=1))
     lines = ["TFLOP/s, ours / theirs: geometric mean (smallest to largest)",
              f"{'':32}" + "".join(f"{ours:18}" for ours in OURS)]
     for direction in sorted(set(table.index.get_level_values("direction")), reverse=True):

@@ -17,20 +17,19 @@ import torch
 
 from common import ROOT, labs_folder
 from common.measure.flash import (
-    BUDGET,
     HIDDEN,
     TOKENS,
     Absent,
     Attend,
     Problem,
     Task,
-    expect_near,
+    in_row,
     make_problem,
-    torch_attention,
+    time_all,
 )
 from common.measure.run import Point
 from common.measure.tables import Table
-from common.measure.timing import time_each
+from common.measure.timing import Times
 
 HEAD_DIM, SEQUENCE = 128, 4096
 TABLE = Table("attention_steps", key=("version", "step", "causal", "head_dim", "sequence", "dtype"), numbers=(),
@@ -93,28 +92,20 @@ def points(device: torch.device) -> list[Point]:
 
 
 def measure(version: str, step: str, causal: int, device: torch.device) -> dict:
-    return measure_all(version, causal, device)[step]
+    return in_row(measure_all(version, causal, device)[step], task_of(causal))
 
 
 @lru_cache(maxsize=1)
-def measure_all(version: str, causal: int, device: torch.device) -> dict[str, dict]:
-    """One row for each step: the time with it undone, in the same rounds as all others; or why there is none."""
+def measure_all(version: str, causal: int, device: torch.device) -> dict[str, Times | Exception]:
+    """Step -> the times with it undone, or why there are none."""
+    it = VERSIONS[version]
+    return time_all({step: partial(without, it, replacements) for step, replacements in it.undo.items()},
+                    make_problem(task_of(causal), device))
+
+
+def task_of(causal: int) -> Task:
     heads = HIDDEN // HEAD_DIM
-    task = Task("forward", HEAD_DIM, heads, heads, bool(causal), TOKENS // SEQUENCE, SEQUENCE)
-    problem = make_problem(task, device)
-    reference, ready, rows = torch_attention(problem), {}, {}
-    for step, replacements in VERSIONS[version].undo.items():
-        try:
-            attend = without(VERSIONS[version], replacements, problem)
-            expect_near(reference, attend())
-            ready[step] = attend
-        except Exception as error:
-            reason = str(error) if isinstance(error, Absent) else f"{type(error).__name__}: {error}".splitlines()[0]
-            rows[step] = dict.fromkeys(TABLE.optional) | {"reason": reason[:200]}
-    times = time_each(list(ready.values()), device, BUDGET, at_least=5, at_most=100, queued=True)
-    return rows | {step: {"time": one.median, "p05": one.p05, "p95": one.p95, "repeats": len(one.seconds),
-                          "tflops": task.flops / one.median / 1e12, "reason": ""}
-                   for step, one in zip(ready, times, strict=True)}
+    return Task("forward", HEAD_DIM, heads, heads, bool(causal), TOKENS // SEQUENCE, SEQUENCE)
 
 
 def without(version: Version, replacements: dict[str, str], problem: Problem) -> Attend:

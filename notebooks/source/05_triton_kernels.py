@@ -437,10 +437,10 @@ else:
 #
 # `row_mean_square`, which writes next to nothing, stays at 82 % of a copy's rate, and the loop that `torch.compile` makes of it
 # reaches 91 %. Two of this lesson's kernels were improved after this measurement: `silu_and_mul` takes larger blocks, and
-# `online_softmax` no longer loads a row again that fits into one block. Trials on the same GPU gave 98 % and 95 %.
+# `online_softmax` no longer loads a row again that fits into one block.
 #
 # The right-hand panel shows the other end of the formula: with few rows a kernel takes as long as a launch, whatever it moves,
-# and there fusing pays by saving launches. In between the formula says too little (40 % at 128 rows, 30 % at 1024): a kernel's
+# and there fusing pays by saving launches. In between the formula says too little (by 44 % at 128 rows, 30 % at 1024): a kernel's
 # start and its bytes overlap less than the maximum of both assumes. A decoder that generates one
 # token for one request lives at that end.
 #

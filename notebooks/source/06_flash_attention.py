@@ -626,7 +626,7 @@ else:
 # - **A mask in every tile**, also in those that are seen whole. It costs a comparison and a choice for each score, and takes the
 #   values on a detour through registers: the dearest of these steps.
 # - **Pointers for descriptors.** Every thread keeps addresses in registers and issues its own loads. (The backward pass, not
-#   shown here, suffers more: there the registers are full.)
+#   shown here, needs its registers even more.)
 #
 # ### The second version
 #
