@@ -526,7 +526,8 @@ with attempt("06.5"):
 # <code>(d_out.float() * out.float()).sum(-1)</code>, (Nq, H). The reference leaves that to <code>dq_kernel</code>, which has
 # these rows at hand and is launched first.</details>
 # <details><summary>Hint 2</summary>Write <code>dq_kernel</code> first: it is the forward loop without a maximum. Then
-# <code>p</code> is <code>exp2(scores * scale_log2 - lse_log2)</code>, with <code>lse_log2 = lse / LN_2</code>.</details>
+# <code>p</code> is <code>exp2(scores * scale_log2 - lse_log2)</code>, with <code>lse_log2 = lse / LN_2</code> in the
+# kernel, or <code>lse * LOG2_E</code> in the launcher.</details>
 # <details><summary>Hint 3</summary>A row that saw no key has <code>lse = -inf</code>, and exp2(-inf + inf) is NaN. If the
 # launcher turns it into +inf, every p of that row is exp2(-inf) = 0.</details>
 # <details><summary>Hint 4</summary>In <code>dk_dv_kernel</code> compute the scores on their side:
