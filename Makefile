@@ -9,14 +9,14 @@ PIP_ARGS := -c constraints.txt -e .
 # With VENV= (empty) the Python of this shell is used as it is, and nothing is installed.
 PYTHON := "$(if $(VENV),$(VENV)/bin/python,$(PYTHON3))"
 READY  := $(if $(VENV),$(VENV)/.ready)
-export LAB LABS SEED MODEL
+export LAB LABS SEED SEEDS MODEL NAME NUMBER
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 ifneq ($(words $(VENV)),$(if $(VENV),1,0))
 $(error VENV may not hold a space, for make would read two names: give another folder, as in VENV=/tmp/lab)
 endif
 
-.PHONY: help lab work grade test stubs notebooks mutants timings plots model doctor reset clean
+.PHONY: help lab work grade progress test stubs notebooks lesson mutants timings plots model doctor reset clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -24,7 +24,7 @@ help:  ## list what make can do
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  LAB=02              grade or reset one lesson only"
+	@echo "  LAB=02              one lesson only: grade, reset, notebooks, mutants"
 	@echo "  LABS=solutions      work on the reference, or on any other folder of lab files"
 	@echo "  SEED=7              draw the grader's inputs from this seed, to repeat a failure"
 	@echo "  MODEL=/path         speak through another Llama folder in Hugging Face layout"
@@ -46,6 +46,9 @@ work:  ## copy the notebooks that work/ lacks; what is there stays as it is
 grade: $(READY)  ## grade labs/: a table, grade/results.json and grade/report.html
 	@$(PYTHON) -m common.grader
 
+progress: $(READY)  ## say which parts of the engine are yours, and which borrowed
+	@$(PYTHON) -m common.parts
+
 test: $(READY)  ## run the project's own tests
 	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check; \
 	else echo "ruff is not installed here: the style goes unchecked."; fi
@@ -57,15 +60,18 @@ stubs: $(READY)  ## write labs/ from solutions/; changed labs are kept
 notebooks: $(READY)  ## execute notebooks/source/*.py into notebooks/*.ipynb
 	@$(PYTHON) -m common.authoring notebooks
 
-mutants: $(READY)  ## see every planted mistake found (docs/kill_matrix.md) and every right solution pass 50 times
+lesson: $(READY)  ## write the files of a new lesson: NAME=paged_kv NUMBER=08
+	@$(PYTHON) -m common.authoring lesson
+
+mutants: $(READY)  ## see every planted mistake found and every right solution pass (SEEDS=200: on fresh seeds)
 	@$(PYTHON) -m tests.kill_matrix
-	@SEEDS=50 $(PYTHON) -m pytest -q tests/test_alternatives.py
+	@SEEDS=$(or $(SEEDS),50) $(PYTHON) -m pytest -q tests/test_alternatives.py -n auto
 
 timings: $(READY)  ## measure this machine into data/timings/; an interrupted run is taken up again
-	@$(PYTHON) -m common.measure timings
+	@$(PYTHON) -m common.timings measure
 
 plots: $(READY)  ## redraw every figure of data/plots/ from the CSVs of data/timings/
-	@$(PYTHON) -m common.measure plots
+	@$(PYTHON) -m common.timings plots
 
 model: $(READY)  ## train the story model again, on a GPU (MINUTES=10 for a piece)
 	@$(PYTHON) -m common.model.train $(if $(MINUTES),--minutes $(MINUTES))

@@ -1,9 +1,10 @@
-"""What notebooks, labs, solutions and the grader share. Read `model/` first, then `checks/`, then `grader/`."""
+"""What notebooks, labs, solutions and the grader share: docs/architecture.md is its map."""
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STORY_LLAMA = ROOT / "data" / "story-llama"
+GRADE = ROOT / "grade"  # what grading leaves behind
 
 
 def labs_folder() -> Path:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from common.measure.limits import forward_flops, weight_bytes
+from common.model.attention import KVHeads, QueryHeads
+from common.model.costs import forward_flops, weight_bytes
 from common.model.llama import Config, Llama
 
 
@@ -77,9 +78,7 @@ class CachedAttention:
             "03.2 CachedAttention.__init__: still a stub. Write it in labs/kv_cache.py, then run check('03.2')."
         )
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What the new tokens gather, in q's dtype. Neither q, k nor v need be contiguous, and none is changed."""
         raise NotImplementedError(
             "03.2 CachedAttention.__call__: still a stub. Write it in labs/kv_cache.py, then run check('03.2')."
@@ -135,11 +134,11 @@ def call_cost(config: Config, new: int, held: int, bytes_per_element: int) -> tu
 
     Operations are counted as in lesson 02: a product of matrices (m, k) and (k, p) is 2 * m * k * p, nothing else
     counts, attention counts without regard to the mask (each new token meets all held + new keys, in every query head),
-    and the logits are those of one row. `common.measure.limits.forward_flops(config, n)` gives them for n tokens on an
+    and the logits are those of one row. `common.model.costs.forward_flops(config, n)` gives them for n tokens on an
     empty cache, and may be used.
 
     Bytes are those that must move between memory and processor at least once: each weight matrix, and the cache's keys
-    and values of all held + new tokens, read or written. `common.measure.limits.weight_bytes(config,
+    and values of all held + new tokens, read or written. `common.model.costs.weight_bytes(config,
     bytes_per_element)` gives the first part, and may be used. Activations are small, and are left out.
 
     Returns:

@@ -345,6 +345,14 @@ class SlotCache:
         # END SOLUTION
 
 
+# BEGIN SOLUTION
+class _Request:
+    def __init__(self, prompt: list[int]):
+        self.unsent = prompt  # for the next call of the model: the prompt, then the newest token, nothing at the end
+        self.new_ids: list[int] = []
+
+
+# END SOLUTION
 @torch.inference_mode()
 def generate_batch(model: Llama, prompts: list[list[int]], max_new_tokens: int, stop_ids: Collection[int],
                    capacity: int) -> list[list[int]]:
@@ -376,28 +384,24 @@ def generate_batch(model: Llama, prompts: list[list[int]], max_new_tokens: int, 
         if len(prompt) + max_new_tokens - 1 > capacity:
             raise ValueError(f"prompt {index} has {len(prompt)} tokens; {max_new_tokens} new ones do not fit a slot of "
                              f"{capacity}. Shorten it, ask for fewer, or raise the capacity.")
-    new_ids: list[list[int]] = [[] for _ in prompts]
-    if max_new_tokens == 0:
-        return new_ids
-
     weight = next(model.parameters())
     cache = SlotCache(model.config, len(prompts), capacity, weight.dtype, weight.device)
-    token_ids, positions, cu_seqlens = (x.to(weight.device) for x in pack(prompts))
-    cache.begin([len(prompt) for prompt in prompts])
-    hidden = model(token_ids, positions, cache)[cu_seqlens[1:] - 1]
-    running = list(range(len(prompts)))  # running[row]: the prompt that this row of the batch goes on from
-    while True:
-        token_ids = model.logits(hidden).argmax(dim=-1)
-        stay = []
-        for row, token_id in enumerate(token_ids.tolist()):  # a GPU is waited for here, once per step
+    requests = [_Request(prompt) for prompt in prompts]
+    running = requests if max_new_tokens > 0 else []  # running[row]: the request in this row of the cache
+    while running:
+        counts = [len(request.unsent) for request in running]
+        token_ids = torch.tensor([id for request in running for id in request.unsent], device=weight.device)
+        hidden = model(token_ids, cache.begin(counts), cache)
+        last = torch.tensor(counts).cumsum(0) - 1
+        chosen = model.logits(hidden[last]).argmax(dim=-1).tolist()  # a GPU is waited for here, once per step
+        for request, token_id in zip(running, chosen, strict=True):
             if token_id not in stop_ids:
-                new_ids[running[row]].append(token_id)
-                if len(new_ids[running[row]]) < max_new_tokens:
-                    stay.append(row)
-        if not stay:
-            return new_ids
-        if len(stay) < len(running):
+                request.new_ids.append(token_id)
+            ended = token_id in stop_ids or len(request.new_ids) >= max_new_tokens
+            request.unsent = [] if ended else [token_id]
+        stay = [row for row, request in enumerate(running) if request.unsent]
+        if 0 < len(stay) < len(running):
             cache.keep(stay)
-            token_ids, running = token_ids[stay], [running[row] for row in stay]
-        hidden = model(token_ids, cache.begin([1] * len(running)), cache)
+        running = [running[row] for row in stay]
+    return [request.new_ids for request in requests]
     # END SOLUTION

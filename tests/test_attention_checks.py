@@ -3,15 +3,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.checks.attention import causal_mod, packed_attention, plain_attention
-from common.checks.memory import GuardedMemory, PeakMemory
-from common.checks.tile_traces import BLOCK, loaded_blocks, loads_show, weights_show
+from common.checking.watch import GuardedMemory, PeakMemory
+from common.lessons.flash_attention.tile_traces import BLOCK, loaded_blocks, loads_show, weights_show
+from common.oracles.attention import causal_mod, packed_attention, plain_attention
 
 
 @pytest.fixture
-def heads(random_seed: int) -> tuple[torch.Tensor, ...]:
+def heads(seed: int) -> tuple[torch.Tensor, ...]:
     """q with 6 heads, k and v with 2, of 70 queries and 100 keys."""
-    generator = torch.Generator().manual_seed(random_seed)
+    generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(n, heads, 16, generator=generator) for n, heads in ((70, 6), (100, 2), (100, 2)))
 
 

@@ -2,6 +2,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import nbformat
 import pytest
 
 from common import ROOT
-from common.authoring import AuthoringError, lessons
+from common.authoring import AuthoringError
 from common.authoring import notebooks as nb
+from common.authoring.skeleton import FILES, write_skeleton
 from common.authoring.stubs import (
     HASHES,
     LABS,
@@ -24,8 +26,9 @@ from common.authoring.stubs import (
     sha256,
     write_stubs,
 )
+from common.lessons import SOURCES, UnknownLesson, lesson_names
 
-LESSONS = [pytest.param(number, name, id=f"{number}_{name}") for number, name in lessons().items()]
+LESSONS = [pytest.param(number, name, id=f"{number}_{name}") for number, name in lesson_names().items()]
 
 # ---------------------------------------------------------------- stubs, on a fixture
 
@@ -272,9 +275,10 @@ def test_reset_writes_a_missing_lab(tree):
     assert (tree / "labs" / "topic.py").read_text() == STUB
 
 
-@pytest.mark.parametrize("lab", ["", "07", "x"])
-def test_reset_without_a_lesson_lists_them(tree, lab):
-    with pytest.raises(AuthoringError, match="LAB=.*: 03 topic"):
+@pytest.mark.parametrize("lab, told", [("", "Say which lesson, as in LAB=00"), ("07", "There is no lesson '07'"),
+                                       ("x", "There is no lesson 'x'")])
+def test_reset_without_a_lesson_lists_them(tree, lab, told):
+    with pytest.raises(UnknownLesson, match=f"^{told}: 03 topic.$"):
         reset_lab(tree, lab)
 
 
@@ -306,15 +310,61 @@ def test_the_command_answers_in_a_sentence():
             [sys.executable, "-m", "common.authoring", *arguments], env=environment, capture_output=True, text=True
         )
 
-    for failed in (command(), command("reset"), command("reset", lab="99"), command("notebooks", lab="99")):
+    for failed in (command(), command("reset"), command("reset", lab="99"), command("notebooks", lab="99"),
+                   command("lesson")):
         assert failed.returncode == 1 and failed.stdout == ""
         assert len(failed.stderr.splitlines()) == 1 and "Traceback" not in failed.stderr
 
 
 def test_two_lessons_cannot_share_a_number(tree):
     (tree / "source" / "03_other.py").write_text("")
-    with pytest.raises(AuthoringError, match="03_topic.py: name it NN_topic.py"):
-        lessons(tree / "source")
+    with pytest.raises(UnknownLesson, match="03_topic.py: name it NN_topic.py"):
+        lesson_names(tree / "source")
+
+
+# ---------------------------------------------------------------- the skeleton of a lesson
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the repository, without notebooks and timings, in which a lesson may be added."""
+    for folder in ("common", "labs", "solutions", "tests", "notebooks/source"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.saved-*"))
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    return tmp_path
+
+
+def test_a_new_lesson_is_graded_at_once(copy):
+    def command(*module, **environment):
+        run = subprocess.run([sys.executable, "-m", *module], cwd=copy, capture_output=True, text=True,
+                             env=os.environ | {"PYTHONPATH": str(copy), "LAB": "99"} | environment)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    told = command("common.authoring", "lesson", NUMBER="99", NAME="toy_lesson")
+    for file in FILES.values():
+        assert file.format(number="99", name="toy_lesson") in told
+    assert "labs/toy_lesson.py written." in told
+    assert "0 of 3 points" in command("common.grader")
+    assert "3 of 3 points" in command("common.grader", LABS="solutions")
+    assert "3 of 3 points" in command("common.grader", LABS="tests/alternatives")
+    mine = command("common.parts", LABS="tests/alternatives")
+    assert "\n1 of " in mine and "\n0 of " in command("common.parts"), "what was graded is remembered, by its file"
+    assert "0 escapes" in command("tests.kill_matrix", SEEDS="5")
+
+
+def test_a_skeleton_overwrites_nothing(copy):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for number, name, told in (("3", "topic", "Say which lesson"), ("03", "topic", "would meet one that exists"),
+                               ("99", "kv_cache", "would meet one that exists"), ("99", "a-b", "Say which lesson"),
+                               ("99", "__init__", "Say which lesson")):
+        with pytest.raises(AuthoringError, match=told):
+            write_skeleton(number, name, copy)
+    (copy / "tests" / "mutants" / "toy.toml").write_text("mine")
+    with pytest.raises(AuthoringError, match="tests/mutants/toy.toml exist already"):
+        write_skeleton("99", "toy", copy)
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert after == before | {copy / "tests" / "mutants" / "toy.toml": b"mine"}
 
 
 # ---------------------------------------------------------------- notebooks, on a fixture
@@ -507,7 +557,7 @@ def kept_notebook(number, name):
 @pytest.mark.parametrize("number, name", LESSONS)
 def test_the_notebook_is_what_its_source_gives(number, name):
     kept = nb.compared(kept_notebook(number, name))
-    fresh = nb.compared(nb.execute(nb.SOURCE / f"{number}_{name}.py"))
+    fresh = nb.compared(nb.execute(SOURCES / f"{number}_{name}.py"))
     lagging = f"a notebook lags behind its source: run `make notebooks LAB={number}`"
     for new, old in zip(fresh.cells, kept.cells, strict=False):
         assert new == old, f"{old.id}: {lagging}"

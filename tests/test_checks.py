@@ -11,17 +11,17 @@ import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.checks import attempt, check, lessons, load_lab
-from common.checks.compare import expect_close, expect_equal
-from common.checks.counters import Operations, counted
-from common.checks.exercise import Mismatch
-from common.checks.guard import guarded_in_place, guarded_input, guarded_output, stray_writes
-from common.checks.oracle import CLEAR, CPU, draw_prompt, first_departure, oracle, story_model
-from common.checks.refuse import Refused, refusing
-from common.checks.traffic import Traffic
-from common.checks.wire import NotPlain, pack, unpack
+from common.checking.compare import expect_close, expect_equal
+from common.checking.exercise import Mismatch
+from common.checking.guard import guarded_in_place, guarded_input, guarded_output, stray_writes
+from common.checking.refuse import Refused, refusing
+from common.checking.watch import Loads, Operations, watched
+from common.checking.wire import NotPlain, pack, unpack
+from common.lessons import lessons
 from common.model.attention import CausalAttention
 from common.model.llama import Config, Llama
+from common.notebook import attempt, check, load_lab
+from common.oracles.generation import CLEAR, CPU, draw_prompt, first_departure, oracle, story_model
 
 plain = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
                      lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
@@ -86,17 +86,17 @@ def load_three(x_ptr, y_ptr, ALL: tl.constexpr):
     tl.load(y_ptr)
 
 
-def test_traffic_notes_every_load():
+def test_every_load_is_noted():
     x, y = (guarded_input(torch.ones(2, 3), gap=1)[0] for _ in range(2))
-    with Traffic() as traffic:
+    with Loads() as loads:
         load_three[(1,)](x, y, ALL=False)
-    assert (traffic.most_loads(x), traffic.most_loads(y), traffic.largest_block) == (2, 1, 4)
-    assert traffic.stray_loads(x) == traffic.stray_loads(y) == 0 and len(traffic.loaded()) == 5
-    with Traffic() as traffic:
+    assert (loads.most_of(x), loads.most_of(y), loads.largest_block) == (2, 1, 4)
+    assert loads.stray_of(x) == loads.stray_of(y) == 0 and len(loads.all_addresses()) == 5
+    with Loads() as loads:
         load_three[(1,)](x, torch.ones(1), ALL=True)
-    assert (traffic.most_loads(y), traffic.stray_loads(x)) == (0, 1)
+    assert (loads.most_of(y), loads.stray_of(x)) == (0, 1)
     load_three[(1,)](x, y, ALL=True)
-    assert len(traffic.loaded()) == 6  # nothing is noted afterwards
+    assert len(loads.all_addresses()) == 6  # nothing is noted afterwards
 
 
 def test_guarded_inputs_spoil_stray_loads():
@@ -125,11 +125,14 @@ def test_differences_are_named_by_place():
 
 def test_model_calls_and_tokens_are_counted():
     model = Llama(Config(vocab_size=11, dim=8, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=4, ffn_dim=8))
-    with counted(model) as cost:
+    with watched(model) as calls:
         for n in (5, 3):
-            model(torch.zeros(n, dtype=torch.long), torch.arange(n), CausalAttention())
+            hidden = model(torch.zeros(n, dtype=torch.long), torch.arange(n), CausalAttention())
+        model.logits(hidden[-2:])
     model(torch.zeros(1, dtype=torch.long), torch.arange(1), CausalAttention())
-    assert (cost.model_calls, cost.tokens) == (2, 8)
+    model.logits(torch.zeros(3, 8))
+    assert (calls.count, calls.tokens, calls.rows) == (2, 8, [2])
+    assert calls.sent == [[0] * 5, [0] * 3] and calls.positions == [[0, 1, 2, 3, 4], [0, 1, 2]]
 
 
 def test_operations_and_their_largest_result_are_counted():
@@ -246,4 +249,4 @@ def test_every_check_is_fully_described():
             names = [check.name for check in exercise.checks]
             assert len(set(names)) == len(names)
             for each in exercise.checks:
-                assert each.points > 0 and each.mistake and each.advice.endswith((".", "?")) and (each.cpu or each.cuda)
+                assert each.points > 0 and each.advice.endswith((".", "?")) and (each.cpu or each.cuda)

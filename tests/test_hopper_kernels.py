@@ -39,7 +39,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from common.checks.lab import load_lab
+from common.checking.lab import load_lab
 
 lab = load_lab("flash_attention")
 CONSTANTS = {"CAUSAL": True, "WINDOWED": True, "D": 80, "D_PAD": 128, "Q_TILE": 64, "K_TILE": 64}
@@ -108,5 +108,5 @@ def test_lesson_06_compiles_for_hopper_on_any_machine():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9, reason="no Hopper GPU")
-def test_the_second_version_agrees_with_float64_on_ragged_batches(random_seed):
-    assert lines_of(COMPARE, str(random_seed)) == ["True"] * 16
+def test_the_second_version_agrees_with_float64_on_ragged_batches(seed):
+    assert lines_of(COMPARE, str(seed)) == ["True"] * 16

@@ -41,8 +41,8 @@ def logits_of(model: Llama, rows: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_equal_transformers(shape: str, tmp_path: Path, random_seed: int):
-    reference = write_checkpoint(tmp_path, random_seed, shard="100KB" if "sharded" in shape else "5GB", **SHAPES[shape])
+def test_logits_equal_transformers(shape: str, tmp_path: Path, seed: int):
+    reference = write_checkpoint(tmp_path, seed, shard="100KB" if "sharded" in shape else "5GB", **SHAPES[shape])
     assert (tmp_path / "model.safetensors.index.json").exists() == ("sharded" in shape)
     rows = torch.randint(211, (3, 131))
     with torch.inference_mode():
@@ -63,8 +63,8 @@ def test_reads_configs_of_transformers_4(tmp_path: Path):
     assert load_model(tmp_path).config == new
 
 
-def test_saved_model_is_read_by_transformers(tmp_path: Path, random_seed: int):
-    torch.manual_seed(random_seed)
+def test_saved_model_is_read_by_transformers(tmp_path: Path, seed: int):
+    torch.manual_seed(seed)
     ours = Llama(Config(vocab_size=97, dim=48, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=12, ffn_dim=80,
                         tie_embeddings=True)).eval()
     save_model(ours, tmp_path, torch.float32)

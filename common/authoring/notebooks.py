@@ -19,8 +19,9 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from common import ROOT
-from common.authoring import SOURCE, AuthoringError, choose, lessons
+from common.authoring import AuthoringError
 from common.files import write_atomically
+from common.lessons import SOURCES, choose, lesson_names
 
 NOTEBOOKS = ROOT / "notebooks"
 CELL_SECONDS = 600  # far above what a lesson may take: ends a cell that would never end
@@ -41,24 +42,21 @@ NOT_REPEATABLE = {
 }
 
 
-def write_notebooks(lab: str = "", source: Path = SOURCE, notebooks: Path = NOTEBOOKS) -> list[str]:
-    """Make every notebook, or that of lesson `lab`. Returns what to tell.
+def write_notebooks(lab: str = "", sources: Path = SOURCES, notebooks: Path = NOTEBOOKS) -> list[str]:
+    """Make every notebook, or that of lesson `lab`. Returns a message for each.
 
     A notebook that differs from its present file in pictures or live outputs alone keeps that file's bytes.
     """
-    chosen = choose(lab, source) if lab else None
-    told = []
-    for number, name in lessons(source).items():
-        if chosen not in (None, name):
-            continue
+    messages = []
+    for number, name in [choose(lab, sources)] if lab else lesson_names(sources).items():
         path = notebooks / f"{number}_{name}.ipynb"
-        text = nbformat.writes(execute(source / f"{path.stem}.py")) + "\n"
+        text = nbformat.writes(execute(sources / f"{path.stem}.py")) + "\n"
         if up_to_date(path, text):
-            told.append(f"{notebooks.name}/{path.name} is up to date (to redraw its pictures, delete it first).")
+            messages.append(f"{notebooks.name}/{path.name} is up to date (to redraw its pictures, delete it first).")
         else:
             write_atomically(path, text.encode())
-            told.append(f"{notebooks.name}/{path.name} written.")
-    return told
+            messages.append(f"{notebooks.name}/{path.name} written.")
+    return messages
 
 
 def up_to_date(path: Path, text: str) -> bool:

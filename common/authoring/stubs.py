@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import ROOT
-from common.authoring import SOURCE, AuthoringError, choose
+from common.authoring import AuthoringError
 from common.files import write_atomically
+from common.lessons import SOURCES, choose
 
 SOLUTIONS, LABS = ROOT / "solutions", ROOT / "labs"
 HASHES = ".stubs.json"  # beside the labs: the sha256 of each stub as generated, which tells a learner's work from it
@@ -183,6 +184,13 @@ def is_kernel(definition: Definition) -> bool:
     return any(ast.unparse(decorator).split("(")[0] == "triton.jit" for decorator in definition.decorator_list)
 
 
+def kernel_exercises(solutions: Path = SOLUTIONS) -> set[str]:
+    """The ids of all exercises that have a Triton kernel to write."""
+    texts = [parse(path.read_text(), path.stem) for path in solutions.glob("[a-z]*.py")]
+    return {exercise for tree in texts for node in definitions(tree)
+            if isinstance(node, ast.FunctionDef) and is_kernel(node) and (exercise := exercise_id(node))}
+
+
 def lesson_number(solution: str, name: str) -> str:
     ids = [exercise for node in definitions(parse(solution, name)) if (exercise := exercise_id(node))]
     if not ids:
@@ -193,41 +201,41 @@ def lesson_number(solution: str, name: str) -> str:
 
 
 def write_stubs(solutions: Path = SOLUTIONS, labs: Path = LABS) -> list[str]:
-    """Bring every lab up to date with its solution, save those that hold a learner's work. Returns what to tell."""
-    told, hashes, recorded = [], {}, recorded_hashes(labs)
+    """Bring every lab up to date with its solution, save those that hold a learner's work. Returns what it says."""
+    messages, hashes, recorded = [], {}, recorded_hashes(labs)
     for solution in sorted(solutions.glob("[a-z]*.py")):
         name, text = solution.stem, solution.read_text()
         lab, stub = labs / solution.name, make_stub(text, name).encode()
         hashes[lab.name] = sha256(stub)
         if not lab.exists() or lab.read_bytes() != stub:
             if holds_work(lab, stub, recorded):
-                told.append(
+                messages.append(
                     f"{labs.name}/{lab.name} holds your work: left as it is "
                     f"(make reset LAB={lesson_number(text, name)} gives a fresh stub and keeps yours beside it)."
                 )
             else:
                 write_atomically(lab, stub)
-                told.append(f"{labs.name}/{lab.name} written.")
+                messages.append(f"{labs.name}/{lab.name} written.")
     if hashes != recorded:
         write_hashes(labs, hashes)
-    return told
+    return messages
 
 
-def reset(lab: str, solutions: Path = SOLUTIONS, labs: Path = LABS, source: Path = SOURCE) -> str:
-    """Put a fresh stub in the place of lesson `lab`, the learner's file saved beside it first. Returns what to tell."""
-    name = choose(lab, source)
+def reset(lab: str, solutions: Path = SOLUTIONS, labs: Path = LABS, sources: Path = SOURCES) -> str:
+    """Put a fresh stub in the place of lesson `lab`, the learner's file saved beside it first. Returns a message."""
+    _, name = choose(lab, sources)
     path, recorded = labs / f"{name}.py", recorded_hashes(labs)
     stub = make_stub((solutions / path.name).read_text(), name).encode()
-    told = f"{labs.name}/{path.name} is a fresh stub."
+    message = f"{labs.name}/{path.name} is a fresh stub."
     if holds_work(path, stub, recorded):
         saved = next(free for n in range(1, 10**6) if not (free := path.with_suffix(f".saved-{n}.py")).exists())
         write_atomically(saved, path.read_bytes())
-        told += f" Your work is kept in {labs.name}/{saved.name}."
+        message += f" Your work is kept in {labs.name}/{saved.name}."
     elif path.exists() and path.read_bytes() == stub:
         return f"{labs.name}/{path.name} is untouched: nothing to reset."
     write_atomically(path, stub)
     write_hashes(labs, recorded | {path.name: sha256(stub)})
-    return told
+    return message
 
 
 def holds_work(lab: Path, stub: bytes, recorded: dict[str, str]) -> bool:

@@ -8,15 +8,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from common import ROOT, labs_folder
-from common.checks import find_lesson, lessons
-from common.checks.exercise import Lesson
-from common.checks.run import new_seed, run_exercise
+from common import GRADE, ROOT, labs_folder
+from common.checking.exercise import Lesson
+from common.checking.run import new_seed, run_exercise
 from common.grader.gate import GateResult, run_gate
 from common.grader.report import Graded, print_results, to_results, write_page, write_results
 from common.grader.worker import Worker
-
-GRADE = ROOT / "grade"
+from common.lessons import find_lesson, lessons
+from common.parts import fingerprint, record
 
 
 def main() -> None:
@@ -45,6 +44,8 @@ def main() -> None:
                 for entry in grade(lesson, device, seed):
                     graded.append(entry)
                     save()  # what is graded stays, whatever comes
+                    if device == "cpu":
+                        record(entry.file, entry.exercise.id, entry.passed)
                     progress.update(task, advance=1, description=f"{entry.exercise.id} on {device}")
         for lesson in chosen:
             progress.update(task, description=f"notebook {lesson.number}")
@@ -61,10 +62,11 @@ def grade(lesson: Lesson, device: str, seed: int) -> Iterator[Graded]:
     for exercise in lesson.exercises:
         if not any(getattr(check, device) for check in exercise.checks):
             continue  # nothing here has meaning on this device
+        file = fingerprint(lesson.name)  # before it is loaded: an edit meanwhile is another file
         worker = Worker(lesson, exercise, device)
         try:
             outcomes = list(run_exercise(exercise, device, seed, worker.drive))
-            yield Graded(lesson, exercise, device, outcomes, worker.printed())
+            yield Graded(lesson, exercise, device, outcomes, worker.printed(), file)
         finally:
             worker.close()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import ROOT, labs_folder
-from common.checks.exercise import Lesson
+from common.checking.exercise import Lesson
 
 CELL_SECONDS = 120
 NOTEBOOK_SECONDS = 600  # the outer limit, for a notebook whose kernel cannot even be interrupted

@@ -10,8 +10,8 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from common.checks.exercise import Exercise, Lesson
-from common.checks.run import Outcome
+from common.checking.exercise import Exercise, Lesson
+from common.checking.run import Outcome
 from common.files import write_atomically
 from common.grader.gate import GateResult
 
@@ -27,6 +27,11 @@ class Graded:
     device: str
     outcomes: list[Outcome]
     printed: str = ""  # by the learner's code
+    file: str = ""  # the fingerprint of the lab that was graded (common/parts.py)
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.status == "passed" for outcome in self.outcomes)
 
 
 def to_results(graded: list[Graded], gates: list[GateResult], seconds: float) -> dict:

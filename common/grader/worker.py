@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from common import labs_folder
-from common.checks import find_lesson, lessons
-from common.checks.exercise import Check, Exercise, Lesson
-from common.checks.run import LabError, perform
-from common.checks.wire import MAX_BYTES, pack, unpack
+from common.checking.exercise import Check, Exercise, Lesson
+from common.checking.run import LabError, perform
+from common.checking.wire import MAX_BYTES, pack, unpack
+from common.lessons import find_lesson, lessons
 
 lessons()  # imported once, by the fork server, and not again by every worker
 

@@ -1,8 +1,8 @@
-"""Timings and figures. `make timings` measures this machine, `make plots` draws all that was ever measured.
+"""The machinery of timings and figures. Lessons say what is timed and what is drawn: common/lessons/<name>/.
 
-Read stamp, timing and ceilings (how one number comes about), then tables and run (how it is kept), then models, no_kv,
-single_batch, prefill and decoder_forward (what is measured), then style, plots, each figure's own `..._plot`, and the
-roofline that lesson 03 draws on the spot.
+Read stamp, timing and ceilings (how one number comes about), then tables and run (how it is kept), then models and
+generation (what several lessons time), then style, plots and roofline (how it is drawn). `python -m common.timings`
+puts all lessons' points and figures together.
 """
 from common import ROOT
 

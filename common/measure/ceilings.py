@@ -8,10 +8,14 @@ from common.measure.timing import time_one
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best of several repeats, since anything slower is something else's doing."""
+    """The best of several repeats, since whatever else the machine does can only slow it down."""
 
     bytes_per_second: float
     flops_per_second: float
+
+    def columns(self) -> dict[str, float]:
+        """The columns of a table that hold these."""
+        return {"matmul_flops_per_second": self.flops_per_second, "copy_bytes_per_second": self.bytes_per_second}
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, budget: float = 1.0) -> Ceilings:

@@ -1,4 +1,4 @@
-"""The models that are timed, and what they are given to read."""
+"""The models to time, and the prompts that they read."""
 import random
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from common.model.shapes import LLAMA_3_8B, random_model
 
 
 def names(device: torch.device) -> tuple[str, ...]:
-    """On a CPU the story model alone; on a GPU the 8B model's shape too, with random weights."""
+    """On a CPU only the story model; on a GPU the 8B model's shape too, with random weights."""
     return ("story-llama", "llama-3-8b-shape") if device.type == "cuda" else ("story-llama",)
 
 

@@ -33,9 +33,9 @@ class Spot:
 def draw(title: str, ceilings: Ceilings, series: dict[str, list[Spot]]) -> Figure:
     """At most three series of spots, each with its name in the legend, under the roof of one machine."""
     figure, [panel] = style.new_figure(height=5.6)
-    spots = [spot for some in series.values() for spot in some]
+    spots = [spot for group in series.values() for spot in group]
     ridge = ceilings.flops_per_second / ceilings.bytes_per_second
-    low, high = min(ridge, *(spot.intensity for spot in spots)) / 4, max(ridge, *(s.intensity for s in spots)) * 4
+    low, high = min(ridge, *(spot.intensity for spot in spots)) / 4, max(ridge, *(spot.intensity for spot in spots)) * 4
     intensity = np.geomspace(low, high, 200)
     roof = np.minimum(ceilings.flops_per_second, intensity * ceilings.bytes_per_second)
     panel.plot(intensity, roof / 1e9, **style.LIMIT, label=f"roof: {ceilings.bytes_per_second / 1e9:,.0f} GB/s, then "
@@ -44,10 +44,10 @@ def draw(title: str, ceilings: Ceilings, series: dict[str, list[Spot]]) -> Figur
     for side, words in (("right", "memory-bound  "), ("left", "  compute-bound")):
         panel.text(ridge, 0.02, words, ha=side, fontsize=12, color=style.LIMIT["color"],
                    transform=panel.get_xaxis_transform())  # x in data, y in parts of the panel
-    for (name, some), look in zip(series.items(), (style.MEASURED, style.OTHER, style.PEER), strict=False):
-        x, y = zip(*((spot.intensity, spot.flops_per_second / 1e9) for spot in some), strict=True)
+    for (name, group), look in zip(series.items(), (style.MEASURED, style.OTHER, style.PEER), strict=False):
+        x, y = zip(*((spot.intensity, spot.flops_per_second / 1e9) for spot in group), strict=True)
         panel.plot(x, y, **look, label=name)
-        for spot in some:
+        for spot in group:
             panel.annotate(spot.label, (spot.intensity, spot.flops_per_second / 1e9), xytext=(9, -13),
                            textcoords="offset points", fontsize=11)
     panel.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP per byte)", ylabel="attained (GFLOP/s)",

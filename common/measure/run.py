@@ -1,17 +1,17 @@
-"""Measure point after point, keep each one as soon as it is known, and take up what an earlier run left."""
+"""Measure point after point, keep each one as soon as it is known, and go on where an earlier run stopped."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.checks.lab import explain
+from common.checking.lab import explain
 from common.measure.tables import Table, append, measured
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row to be: what it is called, and how to measure the rest of it."""
+    """A row to measure: its key, and the function that gives the rest of it."""
 
     table: Table
     key: dict[str, str | int]
@@ -33,10 +33,10 @@ def run(points: list[Point], folder: Path, stamp: dict) -> tuple[int, int]:
     """
     new = left_out = 0
     done = {table: measured(table, folder) for table in {point.table for point in points}}
-    open_points = [point for point in points if point.table.key_of(point.key) not in done[point.table]]
-    with tqdm(total=len(points), initial=len(points) - len(open_points), unit="point") as bar:
+    missing = [point for point in points if point.table.key_of(point.key) not in done[point.table]]
+    with tqdm(total=len(points), initial=len(points) - len(missing), unit="point") as bar:
         try:
-            for point in open_points:
+            for point in missing:
                 bar.set_description(str(point))
                 try:
                     row = point.measure()

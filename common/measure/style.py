@@ -1,5 +1,6 @@
 """How every figure looks: legible at half its size, in greyscale, and to the colour-blind."""
 import io
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import matplotlib
@@ -43,6 +44,14 @@ def spread(rows: pd.DataFrame, whose: str = "") -> np.ndarray:
     """How far error bars from p05 to p95 reach below and above the median time; `whose` may be "peer_"."""
     median = rows[f"{whose}time"]
     return np.array([median - rows[f"{whose}p05"], rows[f"{whose}p95"] - median])
+
+
+def label_generations(panel: Axes, row: pd.Series, lengths: Iterable[int]) -> None:
+    """Title and axes of a panel that shows whole generations of one model against their lengths."""
+    panel.set(xscale="log", yscale="log", xlabel="output length n (tokens)", ylabel="whole generation (s)",
+              title=f"{row.model}, {row['dtype']}, prompt of {row.prompt_length} tokens\n{machine_name(row)}")
+    panel.set_xticks(lengths, [str(length) for length in lengths])
+    panel.minorticks_off()
 
 
 def machine_name(row: pd.Series) -> str:

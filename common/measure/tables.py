@@ -49,7 +49,7 @@ def read(table: Table, folder: Path) -> pd.DataFrame:
         if bad.any():
             line = int(bad.idxmax()) + 2  # line 1 is the heading
             raise TableError(f"{file}, line {line}: {column} is {frame[column][line - 2]!r}, not a number that was "
-                             f"measured; {mend(file)}")
+                             f"measured; {remedy(file)}")
         frame[column] = numbers
     return frame
 
@@ -62,20 +62,25 @@ def read_rows(table: Table, folder: Path) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (UnicodeDecodeError, OSError) as error:
-        raise TableError(f"{file} cannot be read ({type(error).__name__}); {mend(file)}") from None
+        raise TableError(f"{file} cannot be read ({type(error).__name__}); {remedy(file)}") from None
     heading, *rows = [row for row in csv.reader(io.StringIO(lines)) if row] or [[]]
     if heading != table.columns:
-        raise TableError(f"{file} is not a table of {table.name}: its heading has other columns; {mend(file)}")
+        raise TableError(f"{file} is not a table of {table.name}: its heading has other columns; {remedy(file)}")
     if not lines.endswith("\n") or any(len(row) != len(heading) for row in rows):
-        raise TableError(f"{file} is cut short or has a row of the wrong length; {mend(file)}")
+        raise TableError(f"{file} is cut short or has a row of the wrong length; {remedy(file)}")
     rows = [dict(zip(heading, row, strict=True)) for row in rows]
     if len({table.key_of(row) for row in rows}) < len(rows):
-        raise TableError(f"{file} has the same point twice; {mend(file)}")
+        raise TableError(f"{file} has the same point twice; {remedy(file)}")
     return rows
 
 
-def mend(file: Path) -> str:
+def remedy(file: Path) -> str:
     return f"`git checkout -- {file.name}` in its folder brings a committed one back, or move it away and measure anew."
+
+
+def by_model(rows: pd.DataFrame, column: str) -> list[pd.DataFrame]:
+    """The rows of each model, in the order of the numbers in `column`."""
+    return [group.sort_values(column, key=pd.to_numeric) for _, group in rows.groupby("model", sort=False)]
 
 
 def measured(table: Table, folder: Path) -> set[tuple[str, ...]]:

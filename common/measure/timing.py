@@ -1,4 +1,4 @@
-"""The one clock of the course: everything that is timed is timed by `time_each` or `time_one`."""
+"""The one clock of the course: `time_each` and `time_one` time everything."""
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +28,14 @@ class Times:
     def p95(self) -> float:
         return float(np.percentile(self.seconds, 95))
 
+    def columns(self, prefix: str = "") -> dict[str, float]:
+        """The columns of a table that hold these times.
+
+        With a prefix, as in "peer_time", without `repeats`: that many rounds gave the other times of the row too.
+        """
+        columns = {f"{prefix}time": self.median, f"{prefix}p05": self.p05, f"{prefix}p95": self.p95}
+        return columns if prefix else columns | {"repeats": len(self.seconds)}
+
 
 def time_one(function: Function, device: torch.device, budget: float = 2.0, at_least: int = 1, at_most: int = 100,
              warm_up: Function | None = None, queued: bool = False) -> Times:
@@ -39,18 +47,20 @@ def time_each(functions: list[Function], device: torch.device, budget: float = 2
               at_most: int = 100, warm_up: Function | None = None, queued: bool = False) -> list[Times]:
     """Time functions in turn, round after round, so that whatever else the machine does meets all of them alike.
 
-    `warm_up` is called first (by default each function is, once). Rounds go on until `budget` seconds have been spent,
-    but for `at_least` and for no more than `at_most` of them. `queued` is for kernels on a GPU: what launching them
-    costs the CPU is left out, as it is in an engine whose GPU always has work waiting.
+    Calls `warm_up` first, or by default each function once. Rounds go on until `budget` seconds are spent, but never
+    fewer than `at_least` nor more than `at_most`. `queued` is for kernels on a GPU: it leaves out what launching them
+    costs the CPU, as in an engine whose GPU always has work waiting.
     """
     for function in [warm_up] if warm_up else functions:
         function()
-    seconds: list[list[float]] = [[] for _ in functions]
+    seconds_of_each: list[list[float]] = [[] for _ in functions]
     start = time.perf_counter()
-    while len(seconds[0]) < at_least or (len(seconds[0]) < at_most and time.perf_counter() - start < budget):
-        for function, so_far in zip(functions, seconds, strict=True):
-            so_far.append(time_on_gpu(function, device, queued) if device.type == "cuda" else time_on_cpu(function))
-    return [Times(tuple(one)) for one in seconds]
+    rounds = 0
+    while rounds < at_least or (rounds < at_most and time.perf_counter() - start < budget):
+        for function, seconds in zip(functions, seconds_of_each, strict=True):
+            seconds.append(time_on_gpu(function, device, queued) if device.type == "cuda" else time_on_cpu(function))
+        rounds += 1
+    return [Times(tuple(seconds)) for seconds in seconds_of_each]
 
 
 def time_on_cpu(function: Function) -> float:

@@ -70,13 +70,13 @@ def exact(model: Llama, rows: list[Row], progress: str | None = None) -> list[bo
     return [bool(right[i, number]) for i, row in enumerate(rows) for number in range(len(row.answers))]
 
 
-def tokenize(tokenizer: Tokenizer, told: Story) -> tuple[Row, list[int], list[int]]:
+def tokenize(tokenizer: Tokenizer, tale: Story) -> tuple[Row, list[int], list[int]]:
     """A story as a row, with, per question, the index of the first token that its evidence and its text need."""
-    encoding = tokenizer.tokenizer.encode(told.text)
+    encoding = tokenizer.tokenizer.encode(tale.text)
     starts = [start for start, _ in encoding.offsets]
     starts[0] = -1  # the begin token stands before the first character
     answers, evidence, questions = [], [], []
-    for question in told.questions:
+    for question in tale.questions:
         start = bisect_left(starts, question.position)
         answers.append((start, bisect_left(starts, question.position + len(f" {question.answer}\n"))))
         evidence.append(bisect_left(starts, question.evidence))
@@ -98,18 +98,19 @@ def fresh_stories(number: int, seed: int | str, shortest: int = 60, longest: int
 
 def answer_accuracy(model: Llama, tokenizer: Tokenizer, stories: int = 60, seed: int | str = 0) -> float:
     """Share of exactly right answers on fresh stories of mixed length."""
-    right = exact(model, [tokenize(tokenizer, told)[0] for told in fresh_stories(stories, seed)])
+    right = exact(model, [tokenize(tokenizer, tale)[0] for tale in fresh_stories(stories, seed)])
     return sum(right) / len(right)
 
 
-def measure(model: Llama, tokenizer: Tokenizer, told: list[Story], progress: bool = False) -> pd.DataFrame:
+def measure(model: Llama, tokenizer: Tokenizer, tales: list[Story], progress: bool = False) -> pd.DataFrame:
     """One line per question: kind, story_tokens, distance (tokens), and for each way to answer whether it was right."""
     lines, whole, alone, window = [], [], [], []
     begin = tokenizer.bos_id
-    for one in told:
-        row, evidence, questions = tokenize(tokenizer, one)
+    for tale in tales:
+        row, evidence, questions = tokenize(tokenizer, tale)
         whole.append(row)
-        for question, (start, stop), needed, asked in zip(one.questions, row.answers, evidence, questions, strict=True):
+        places = zip(row.answers, evidence, questions, strict=True)
+        for question, ((start, stop), needed, asked) in zip(tale.questions, places, strict=True):
             for rows, first in ((alone, asked), (window, max(1, start - WINDOW))):
                 rows.append(Row([begin, *row.ids[first:stop]], [(1 + start - first, 1 + stop - first)]))
             lines.append(
@@ -117,7 +118,7 @@ def measure(model: Llama, tokenizer: Tokenizer, told: list[Story], progress: boo
                     "kind": question.kind,
                     "story_tokens": len(row.ids),
                     "distance": start - needed,
-                    "last_place": last_place(one.text[: question.position]) == question.answer,
+                    "last_place": last_place(tale.text[: question.position]) == question.answer,
                 }
             )
     ways = {"model": whole, "without_story": alone, f"last_{WINDOW}_tokens": window}

@@ -72,10 +72,10 @@ show(summary())
 
 # %%
 from common import model_folder
-from common.checks import attempt, check, load_lab
 from common.model.checkpoint import load_model
 from common.model.generate import generate
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab
 
 model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
 config = model.config
@@ -227,7 +227,7 @@ with attempt("00.2"):
 import triton
 import triton.language as tl
 
-from common.checks.guard import guarded_output, stray_writes
+from common.checking.guard import guarded_output, stray_writes
 from common.device import DEVICE
 
 

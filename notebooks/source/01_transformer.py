@@ -56,12 +56,12 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from common import STORY_LLAMA, model_folder
-from common.checks import attempt, check, load_lab
 from common.model.attention import CausalAttention
 from common.model.checkpoint import CheckpointError, load_model
 from common.model.evaluate import fresh_stories
 from common.model.generate import generate
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab
 
 model, tokenizer = load_model(STORY_LLAMA), Tokenizer(STORY_LLAMA)
 config, weights = model.config, model.state_dict()

@@ -40,10 +40,10 @@
 
 # %%
 from common import model_folder
-from common.checks import attempt, check, load_lab
 from common.model.checkpoint import load_model
 from common.model.generate import greedy
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab
 
 model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
 config = model.config
@@ -117,16 +117,16 @@ with attempt("02.1"):
 # What did that cost? Not in seconds, which depend on the machine, but in calls and in tokens that went through the model:
 
 # %%
-from common.checks.counters import counted
+from common.checking.watch import watched
 
 with attempt("02.1"):
     lab = load_lab("no_kv_generation")
     prompt = tokenizer.encode(told.text)[:64]
     for new_tokens in (16, 32, 64):
-        with counted(model) as cost:
+        with watched(model) as calls:
             for _ in lab.generate(model, prompt, new_tokens, set(), greedy):
                 pass
-        print(f"{new_tokens} new tokens after {len(prompt)}: {cost.model_calls} calls, {cost.tokens} tokens through the "
+        print(f"{new_tokens} new tokens after {len(prompt)}: {calls.count} calls, {calls.tokens} tokens through the "
               f"model, {len(prompt) + new_tokens - 1} of them new")
 
 # %% [markdown]
@@ -299,11 +299,12 @@ check("02.5")
 # %% tags=["live"]
 import pandas as pd
 
-from common.measure import no_kv
+from common.lessons.no_kv_generation import timings
+from common.measure.generation import characterise
 
-live = no_kv.characterise(model, prompt=tokenizer.encode(told.text)[:64], longest=128)
-rows = pd.DataFrame([{"output_length": n} | no_kv.measure(lambda: live, n, budget=1.0) for n in (16, 32, 64)])
-print(f"a call on one token: {1e3 * live.rate_of_call[1]:.1f} ms; a call on 128: {live.rate_of_call[0] / 1e9:.0f} GFLOP/s")
+live = characterise(model, prompt=tokenizer.encode(told.text)[:64], longest=128)
+rows = pd.DataFrame([{"output_length": n} | timings.measure(lambda: live, n, budget=1.0) for n in (16, 32, 64)])
+print(f"a call on one token: {1e3 * live.call_seconds:.1f} ms; a call on 128: {live.call_flops_per_second / 1e9:.0f} GFLOP/s")
 print(rows[["output_length", "time", "predicted", "limit_seconds", "repeats"]].round(3).to_string(index=False))
 
 # %% [markdown]
@@ -315,13 +316,16 @@ print(rows[["output_length", "time", "predicted", "limit_seconds", "repeats"]].r
 # %%
 from IPython.display import Image, display
 
-from common.measure import TIMINGS, no_kv_plot, plots, style, tables
+from common.lessons.no_kv_generation import figures
+from common.measure import TIMINGS, plots, style, tables
+from common.measure.generation import NO_KV_TIMES
 
 for machine in ("epyc-2-cores", "h100"):
     folder = TIMINGS / machine
-    if no_kv.TABLE.file(folder).exists():
-        rows = tables.read(no_kv.TABLE, folder)
-        display(Image(style.png(plots.draw("no_kv_times", folder)), alt=(
+    if NO_KV_TIMES.file(folder).exists():
+        rows = tables.read(NO_KV_TIMES, folder)
+        figure = plots.find("no_kv_times", figures.FIGURES)
+        display(Image(style.png(plots.draw(figure, folder)), alt=(
             f"Seconds of a whole generation without a cache against output length on {machine}, both axes logarithmic: "
             "measured points on a fitted quadratic, the prediction, and the limit below both.")))
         table = pd.DataFrame({
@@ -331,7 +335,7 @@ for machine in ("epyc-2-cores", "h100"):
         print(f"{machine}, seconds for n new tokens:")
         print(table.to_string(index=False, float_format="{:.3g}".format), "\n")
         for name, one in rows.groupby("model", sort=False):
-            print(f"{name}: time = {no_kv_plot.describe_fit(no_kv_plot.fit_times(one))}, for n new tokens")
+            print(f"{name}: time = {figures.describe_fit(figures.fit_times(one))}, for n new tokens")
 
 # %% [markdown]
 # How to read it: each point is a whole generation, and its distance from the dashed line is what a better engine could

@@ -44,11 +44,11 @@
 import torch
 
 from common import model_folder
-from common.checks import attempt, check, load_lab
 from common.model.attention import CausalAttention
 from common.model.checkpoint import load_model
 from common.model.generate import greedy
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab, part
 
 model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
 config = model.config
@@ -218,7 +218,9 @@ check("03.2")
 check("03.3")
 
 # %% [markdown]
-# Let it speak: the same questions to a story, once by plain generation and once with your cache.
+# Let it speak: the same questions to a story, once by plain generation and once with your cache. `part("03.3")` is your
+# `generate` once it passes its checks. Until then it is borrowed from the reference, and says so: what you build in one
+# lesson becomes a part of the engine that speaks in all later ones, and `make progress` lists which parts are yours.
 
 # %%
 import random
@@ -230,10 +232,10 @@ told = story(random.Random(3), tokens=150)
 newline = tokenizer.encode("\n")[-1]
 
 with attempt("03.3"):
-    lab = load_lab("kv_cache")
+    cached_generate = part("03.3")
     for question in told.questions:
         prompt = tokenizer.encode(told.text[: question.position])
-        answer = tokenizer.decode(lab.generate(model, prompt, 12, {newline}, greedy))
+        answer = tokenizer.decode(cached_generate(model, prompt, 12, {newline}, greedy))
         plain = tokenizer.decode(plain_generate(model, prompt, 12, {newline}))
         print(f"{question.text}\n    with the cache:{answer}; without:{plain}\n    the story says: {question.answer}")
 
@@ -241,18 +243,18 @@ with attempt("03.3"):
 # What did it save? Count what went through the model, as in lesson 02:
 
 # %%
-from common.checks.counters import counted
+from common.checking.watch import watched
 
 with attempt("03.3"):
     lab = load_lab("kv_cache")
     prompt = tokenizer.encode(told.text)[:64]
     print(f"new tokens after {len(prompt)}   calls   sent without a cache   sent with it   the same text")
     for new_tokens in (16, 32, 64):
-        with counted(model) as without:
+        with watched(model) as without:
             plain = list(plain_generate(model, prompt, new_tokens))
-        with counted(model) as cost:
+        with watched(model) as calls:
             cached = list(lab.generate(model, prompt, new_tokens, set(), greedy))
-        print(f"{new_tokens:19} {cost.model_calls:7} {without.tokens:22} {cost.tokens:14} {plain == cached!s:>15}")
+        print(f"{new_tokens:19} {calls.count:7} {without.tokens:22} {calls.tokens:14} {plain == cached!s:>15}")
 
 # %% [markdown]
 # ### A chunk on a warm cache
@@ -263,9 +265,8 @@ with attempt("03.3"):
 
 # %%
 with attempt("03.1", "03.2"):
-    lab = load_lab("kv_cache")
-    cache = lab.KVCache(config, 400, torch.float32, "cpu")
-    attention = lab.CachedAttention(cache)
+    cache = part("03.1")(config, 400, torch.float32, "cpu")
+    attention = part("03.2")(cache)
 
     def read(ids):
         """Send a chunk of any length, and say which token comes next."""
@@ -314,7 +315,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from common.measure.limits import forward_flops, weight_bytes
+from common.model.costs import forward_flops, weight_bytes
 from common.model.shapes import LLAMA_3_8B
 
 with attempt("03.4"):
@@ -491,13 +492,16 @@ with attempt("03.3", "03.6"):
 # moved. transformers' `generate` ran in the same rounds, on the same weights.
 
 # %%
-from common.measure import TIMINGS, no_kv, plots, single_batch, tables
+from common.lessons.kv_cache import figures, timings
+from common.measure import TIMINGS, plots, tables
+from common.measure.generation import NO_KV_TIMES
 
 for machine in ("epyc-2-cores", "h100"):
     folder = TIMINGS / machine
-    if single_batch.TABLE.file(folder).exists() and no_kv.TABLE.file(folder).exists():
-        cached, plain = (tables.read(table, folder) for table in (single_batch.TABLE, no_kv.TABLE))
-        display(Image(style.png(plots.draw("time_comparison", folder)), alt=(
+    if timings.TABLE.file(folder).exists() and NO_KV_TIMES.file(folder).exists():
+        cached, plain = (tables.read(table, folder) for table in (timings.TABLE, NO_KV_TIMES))
+        comparison = plots.find("time_comparison", figures.FIGURES)
+        display(Image(style.png(plots.draw(comparison, folder)), alt=(
             f"Seconds of a whole generation against output length on {machine}, both axes logarithmic: without a cache "
             "the curve bends upwards; with it the points rise more slowly, near the prediction. transformers' points "
             "and the limit below all are drawn as well.")))

@@ -55,10 +55,10 @@
 import torch
 
 from common import model_folder
-from common.checks import attempt, check, load_lab
 from common.model.checkpoint import load_model
 from common.model.generate import generate as plain_generate
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab, part
 
 model, tokenizer = load_model(model_folder()), Tokenizer(model_folder())
 config = model.config
@@ -206,16 +206,16 @@ check("04.3")
 check("04.4")
 
 # %%
-from common.checks.counters import counted
+from common.checking.watch import watched
 
 prompts = [tokenizer.encode(told.text)[: 12 * (i + 1)] for i, told in enumerate(stories[:6])]
 with attempt("04.2", "04.3", "04.4"):
     lab = load_lab("prefill")
     alone = [next(plain_generate(model, prompt, 1)) for prompt in prompts]
     for side in ("right", "left"):
-        with counted(model) as cost:
+        with watched(model) as calls:
             first = lab.padded_prefill(model, prompts, side).argmax(dim=-1).tolist()
-        print(f"padded on the {side:5}: {cost.tokens} tokens in {cost.model_calls} call for {sum(map(len, prompts))} that "
+        print(f"padded on the {side:5}: {calls.tokens} tokens in {calls.count} call for {sum(map(len, prompts))} that "
               f"say something\n    the first tokens are those of each prompt alone: {first == alone}")
 
 # %% [markdown]
@@ -263,11 +263,11 @@ check("04.5")
 with attempt("04.5"):
     lab = load_lab("prefill")
     token_ids, positions, cu_seqlens = lab.pack(prompts)
-    with counted(model) as cost, torch.inference_mode():
+    with watched(model) as calls, torch.inference_mode():
         hidden = model(token_ids, positions, lab.RaggedAttention(cu_seqlens))
         first = model.logits(hidden[cu_seqlens[1:] - 1]).argmax(dim=-1).tolist()
     print(f"cu_seqlens: {cu_seqlens.tolist()}")
-    print(f"packed: {cost.tokens} tokens in {cost.model_calls} call; the first tokens are the same: {first == alone}")
+    print(f"packed: {calls.tokens} tokens in {calls.count} call; the first tokens are the same: {first == alone}")
 
 # %% [markdown]
 # ## A bug hunt
@@ -445,20 +445,19 @@ asked = [(tale, question) for tale in tales for question in tale.questions]
 prompts = [tokenizer.encode(tale.text[: question.position]) for tale, question in asked]
 
 with attempt("04.5", "04.8", "04.9"):
-    lab = load_lab("prefill")
-    with counted(model) as cost:
-        answers = lab.generate_batch(model, prompts, 12, {newline}, capacity=max(map(len, prompts)) + 11)
+    with watched(model) as calls:
+        answers = part("04.9")(model, prompts, 12, {newline}, capacity=max(map(len, prompts)) + 11)
     right = 0
     for (_, question), prompt, answer in zip(asked, prompts, answers, strict=True):
         right += tokenizer.decode(answer).strip() == question.answer
         print(f"{len(prompt):3} tokens. {question.text}{tokenizer.decode(answer)}")
-    with counted(model) as plain:
+    with watched(model) as plain:
         alone = [list(plain_generate(model, prompt, 12, {newline})) for prompt in prompts]
-    real, padding = lab.count_tokens(list(map(len, prompts)), len(prompts))
+    real, padding = part("04.1")(list(map(len, prompts)), len(prompts))
     print(f"\n{right} of {len(asked)} are what the stories say; as each alone: {answers == alone}")
-    print(f"{cost.model_calls} calls and {cost.tokens} tokens through the model, {real} of them the prompts'.")
+    print(f"{calls.count} calls and {calls.tokens} tokens through the model, {real} of them the prompts'.")
     print(f"A padded batch would have sent {padding} more.")
-    print(f"Plain generation, one by one: {plain.model_calls} calls, {plain.tokens} tokens.")
+    print(f"Plain generation, one by one: {plain.count} calls, {plain.tokens} tokens.")
 
 # %% [markdown]
 # ## Predict, then measure
@@ -497,14 +496,16 @@ with attempt("04.1", "04.4", "04.9"):
 # %%
 from IPython.display import Image, display
 
-from common.measure import TIMINGS, plots, prefill, style, tables
+from common.lessons.prefill import figures, timings
+from common.measure import TIMINGS, plots, style, tables
 
 
 def digits(x):
     return f"{x:.2g}" if x < 0.1 else f"{x:.2f}" if x < 100 else f"{x:.0f}"
 
 
-def show_batches(table, figure, alt):
+def show_batches(table, name, alt):
+    figure = plots.find(name, figures.FIGURES)
     for machine in ("epyc-2-cores", "h100"):
         folder = TIMINGS / machine
         if table.file(folder).exists():
@@ -519,7 +520,7 @@ def show_batches(table, figure, alt):
             print(pd.DataFrame(shown).to_string(index=False, float_format=digits), "\n")
 
 
-show_batches(prefill.DIFFERENT, "prefill_comparison", (
+show_batches(timings.DIFFERENT, "prefill_comparison", (
     "Two panels against the batch size, 1 to 64 requests of different lengths. Prefill: prompt tokens per second of the "
     "packed engine, of the padded rectangle, of transformers and of the limit; from a batch of 2 on the packed points "
     "lie above the padded ones, about where the padding ratio puts them. Decode, on a logarithmic axis: new tokens per "
@@ -535,7 +536,7 @@ show_batches(prefill.DIFFERENT, "prefill_comparison", (
 # With prompts that are all alike there is no padding, and packing has nothing to win. Does it lose?
 
 # %%
-show_batches(prefill.UNIFORM, "uniform_prefill", (
+show_batches(timings.UNIFORM, "uniform_prefill", (
     "Two panels against the batch size, 1 to 64 requests of 512 tokens each. Prefill: prompt tokens per second, packed, "
     "as a rectangle and by transformers lie near each other, with the limit above. Decode, on a logarithmic axis: new "
     "tokens per second of the slots, above those of transformers at every batch size, and the limit; all rise with the "

@@ -48,14 +48,13 @@ import torch
 from torch import Tensor
 
 from common import STORY_LLAMA
-from common.checks import attempt, check, load_lab
-from common.checks.counters import Launches
-from common.checks.draw import randn
-from common.checks.traffic import Traffic
+from common.checking.draw import randn
+from common.checking.watch import Launches, Loads
 from common.device import DEVICE
-from common.measure import row_kernels
+from common.lessons.triton_kernels import row_formulas
 from common.model.checkpoint import load_model
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab, part
 
 model, tokenizer = load_model(STORY_LLAMA, device=DEVICE), Tokenizer(STORY_LLAMA)
 config = model.config
@@ -126,12 +125,12 @@ x, residual, gate_up, out, weight = (meta(*shape) for shape in
                                      ((8192, 8192), (8192, 8192), (8192, 16_384), (8192, 8192), (8192,)))
 qk, cos, sin = meta(8192, 64, 128), *(meta(8192, 64, dtype=torch.float32) for _ in range(2))
 PLANS = {  # kernel: the formula in plain torch, what it reads, what it writes
-    "row_mean_square": (row_kernels.mean_square, [x], [meta(8192, dtype=torch.float32)]),
-    "rms_norm": (row_kernels.normed, [x, weight], [out]),
-    "add_rms_norm": (row_kernels.add_normed, [x, residual, weight], [residual, out]),
-    "silu_and_mul": (row_kernels.gated, [gate_up], [out]),
-    "rotate_in_place": (row_kernels.turned, [qk, cos, sin], [qk]),
-    "online_softmax": (row_kernels.softmax, [x], [out]),
+    "row_mean_square": (row_formulas.mean_square, [x], [meta(8192, dtype=torch.float32)]),
+    "rms_norm": (row_formulas.normed, [x, weight], [out]),
+    "add_rms_norm": (row_formulas.add_normed, [x, residual, weight], [residual, out]),
+    "silu_and_mul": (row_formulas.gated, [gate_up], [out]),
+    "rotate_in_place": (row_formulas.turned, [qk, cos, sin], [qk]),
+    "online_softmax": (row_formulas.softmax, [x], [out]),
 }
 with attempt("05.1"):
     lab = load_lab("triton_kernels")
@@ -155,8 +154,8 @@ from common.measure.timing import time_one
 x, weight = torch.randn(4096, 4096, device=DEVICE), torch.randn(4096, device=DEVICE)
 copying = 2 * x.nbytes / time_one(x.clone, DEVICE).median  # into new memory, as each operation of torch has it
 with Moved() as moved:
-    row_kernels.normed(x, weight)
-seconds = time_one(lambda: row_kernels.normed(x, weight), DEVICE).median
+    row_formulas.normed(x, weight)
+seconds = time_one(lambda: row_formulas.normed(x, weight), DEVICE).median
 print(f"a copy: {copying / 1e9:.1f} GB/s; {moved.kernels} kernels, {moved.bytes / 1e6:.0f} MB: predicted "
       f"{1e3 * moved.bytes / copying:.1f} ms, measured {1e3 * seconds:.1f} ms")
 with attempt("05.1"):
@@ -218,12 +217,12 @@ with attempt("05.2"):
     lab = load_lab("triton_kernels")
     whole = randn(np.random.default_rng(5), 4, 300).to(DEVICE)
     x, out = whole[:, :200], torch.empty(4, device=DEVICE)
-    with Launches(lab, "row_mean_square_kernel") as launches, Traffic() as traffic:
+    with Launches(lab, "row_mean_square_kernel") as launches, Loads() as loads:
         lab.row_mean_square(x, out)
     print(f"right: {torch.allclose(out, x.square().mean(dim=1))}, with {launches.count} launch")
     if DEVICE.type == "cpu":  # on a GPU nobody keeps a list
-        print(f"{len(traffic.loaded())} loads of {x.numel()} elements; of any one at most {traffic.most_loads(x)}; "
-              f"from around them {traffic.stray_loads(x)}")
+        print(f"{len(loads.all_addresses())} loads of {x.numel()} elements; of any one at most {loads.most_of(x)}; "
+              f"from around them {loads.stray_of(x)}")
 
 # %% [markdown]
 # ## Norm without a second look
@@ -410,18 +409,21 @@ check("05.7")
 # %%
 from IPython.display import Image, display
 
-from common.measure import TIMINGS, copies, plots, style, tables
+from common.lessons.triton_kernels import copy_timings, figures, row_timings
+from common.lessons.triton_kernels.row_cases import LESSON
+from common.measure import TIMINGS, plots, style, tables
 
 folder = TIMINGS / "h100"
-if row_kernels.TABLE.file(folder).exists():
-    rows = tables.read(row_kernels.TABLE, folder)
-    display(Image(style.png(plots.draw("row_kernels", folder)), alt=(
+if row_timings.TABLE.file(folder).exists():
+    rows = tables.read(row_timings.TABLE, folder)
+    figure = plots.find("row_kernels", figures.FIGURES)
+    display(Image(style.png(plots.draw(figure, folder)), alt=(
         "Left: terabytes per second of each row kernel of this lesson and of its peers on an H100, with the rate of a copy as "
         "limit. Right: the time of rms_norm from 1 to 8192 rows, measured, predicted, and at the limit.")))
     large = rows[rows.time.notna() & (rows.bytes >= 1e8)].set_index(["kernel", "columns", "implementation"])
     rates = large.bytes_per_second.unstack(sort=False).rename_axis(columns="TB/s")
-    print((rates / 1e12).rename(columns={row_kernels.LESSON: "ours"}).to_string(float_format="{:.2f}".format, na_rep=""), "", sep="\n")
-    ours = rows[(rows.implementation == row_kernels.LESSON) & rows.time.notna()]
+    print((rates / 1e12).rename(columns={LESSON: "ours"}).to_string(float_format="{:.2f}".format, na_rep=""), "", sep="\n")
+    ours = rows[(rows.implementation == LESSON) & rows.time.notna()]
     print("this lesson's:", ours[["kernel", "rows", "columns"]].assign(
         predicted_us=1e6 * ours.predicted, measured_us=1e6 * ours.time, of_a_copy=ours.share_of_copy.map("{:.0%}".format)
     ).to_string(index=False, float_format="{:.1f}".format), "", sep="\n")
@@ -450,12 +452,14 @@ else:
 # new tensors, so they make the `out`; and it calls the rotation for q and for k apart, which your kernel does not mind.
 
 # %%
+from types import SimpleNamespace
+
 import torch.nn.functional as F
 
-from common.checks.oracle import CPU, oracle, story_model
 from common.model.attention import CausalAttention
 from common.model.generate import generate
 from common.model.llama import Llama, Parts, RMSNorm, Rotary, SwiGLU
+from common.oracles.generation import CPU, oracle, story_model
 
 
 class YourNorm(RMSNorm):
@@ -487,14 +491,22 @@ class YourSwiGLU(SwiGLU):
 
 prompt = tokenizer.encode("The red kite was in the")
 with attempt("05.3", "05.5", "05.6"):
-    lab = load_lab("triton_kernels")
+    lab = SimpleNamespace(rms_norm=part("05.3"), silu_and_mul=part("05.5"), rotate_in_place=part("05.6"))
     yours = load_model(STORY_LLAMA, device=DEVICE, parts=Parts(norm=YourNorm, rotary=YourRotary, mlp=YourSwiGLU))
-    with Launches(lab, "rms_norm_kernel") as norms, Launches(lab, "silu_and_mul_kernel") as gates, \
-            Launches(lab, "rotate_in_place_kernel") as turns:
-        spoken = list(generate(yours, prompt, 6))
+    spoken = list(generate(yours, prompt, 6))
     expected, _ = oracle(story_model(CPU), prompt, 6)
     print(tokenizer.decode(prompt) + "|" + tokenizer.decode(spoken))
     print(f"the same tokens as the course's decoder: {spoken == expected}")
+
+# %% [markdown]
+# How many kernels does a token take?
+
+# %%
+with attempt("05.3", "05.5", "05.6"):
+    lab = load_lab("triton_kernels")
+    with Launches(lab, "rms_norm_kernel") as norms, Launches(lab, "silu_and_mul_kernel") as gates, \
+            Launches(lab, "rotate_in_place_kernel") as turns:
+        list(generate(yours, prompt, 6))
     print(f"launches for each token: {norms.count // 6} norms, {gates.count // 6} gates, {turns.count // 6} rotations")
 
 # %% [markdown]
@@ -575,10 +587,10 @@ else:
     x, weight, gate_up = (torch.randn(shape, device=DEVICE).bfloat16()
                           for shape in ((1000, 4104), (4104,), (1000, 8208)))
     norm, gated = torch.empty_like(x), torch.empty_like(x)
-    cuda_row_kernels.rms_norm(x, weight, row_kernels.EPS, norm)
+    cuda_row_kernels.rms_norm(x, weight, row_formulas.EPS, norm)
     cuda_row_kernels.silu_and_mul(gate_up, gated)
-    for name, out, (formula,) in (("rms_norm", norm, row_kernels.normed(x, weight)),
-                                  ("silu_and_mul", gated, row_kernels.gated(gate_up))):
+    for name, out, (formula,) in (("rms_norm", norm, row_formulas.normed(x, weight)),
+                                  ("silu_and_mul", gated, row_formulas.gated(gate_up))):
         error = (out.float() - formula.float()).abs().max().item()
         print(f"{name}: largest difference from plain torch {error:.2g}, of {formula.abs().max().item():.2g}")
 
@@ -595,9 +607,10 @@ else:
 #   64 on the CPU, so most of every piece is thrown away.
 
 # %%
-if copies.TABLE.file(folder).exists():
-    rows = tables.read(copies.TABLE, folder)
-    display(Image(style.png(plots.draw("copies", folder)), alt=(
+if copy_timings.TABLE.file(folder).exists():
+    rows = tables.read(copy_timings.TABLE, folder)
+    figure = plots.find("copies", figures.FIGURES)
+    display(Image(style.png(plots.draw(figure, folder)), alt=(
         "Left: the time of copies between host and GPU against their size, from pageable and from pinned memory, both axes "
         "logarithmic: flat while they are small, then proportional. Right: gigabytes per second of whole tensors and of "
         "one column of 64, from the host and within the GPU.")))

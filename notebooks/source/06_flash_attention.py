@@ -44,11 +44,11 @@
 import torch
 
 from common import model_folder
-from common.checks import attempt, check, load_lab
-from common.checks.attention import causal_mod, plain_attention, segments
 from common.device import DEVICE
 from common.model.checkpoint import load_model
 from common.model.tokenizer import Tokenizer
+from common.notebook import attempt, check, load_lab, part
+from common.oracles.attention import causal_mod, plain_attention, segments
 
 model, tokenizer = load_model(model_folder(), device=DEVICE), Tokenizer(model_folder())
 
@@ -204,7 +204,7 @@ check("06.3")
 # How much memory does it take? Counted are numbers that are alive at the same time, beside `q`, `k` and `v`:
 
 # %%
-from common.checks.memory import PeakMemory
+from common.checking.watch import PeakMemory
 
 with attempt("06.3"):
     lab = load_lab("flash_attention")
@@ -299,8 +299,8 @@ check("06.4")
 # %%
 from IPython.display import Image, display
 
-from common.checks.tile_pictures import picture_of_errors, picture_of_loads
-from common.checks.tile_traces import loaded_blocks, loads_show, weights_show
+from common.lessons.flash_attention.tile_pictures import picture_of_errors, picture_of_loads
+from common.lessons.flash_attention.tile_traces import loaded_blocks, loads_show, weights_show
 from common.measure import style
 
 torch.manual_seed(0)
@@ -434,21 +434,21 @@ with attempt("06.5"):
 class FlashBackend:
     """One sequence: each call's queries are its newest tokens."""
 
-    def __init__(self, lab, window: int | None = None):
-        self.lab, self.window, self.cache = lab, window, {}
+    def __init__(self, flash_attention, window: int | None = None):
+        self.flash_attention, self.window, self.cache = flash_attention, window, {}
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if layer in self.cache:
             k, v = (torch.cat(pair) for pair in zip(self.cache[layer], (k, v), strict=True))
         self.cache[layer] = k, v
-        out, _ = self.lab.flash_attention(q, k, v, cu_seqlens(len(q)), cu_seqlens(len(k)), len(q), True, self.window)
+        out, _ = self.flash_attention(q, k, v, cu_seqlens(len(q)), cu_seqlens(len(k)), len(q), True, self.window)
         return out
 
 
 @torch.inference_mode()
-def speak(lab, text: str, new_tokens: int, window: int | None = None) -> list[int]:
+def speak(backend, text: str, new_tokens: int) -> list[int]:
     """Greedy tokens after `text`, up to the end of the line."""
-    backend, ids, position, answer = FlashBackend(lab, window), tokenizer.encode(text), 0, []
+    ids, position, answer = tokenizer.encode(text), 0, []
     while len(answer) < new_tokens:
         positions = torch.arange(position, position + len(ids), device=DEVICE)
         hidden = model(torch.tensor(ids, device=DEVICE), positions, backend)
@@ -467,11 +467,33 @@ from common.model.generate import generate
 
 opening = "On Tuesday the bakery smelled of"
 with attempt("06.5"):
-    lab = load_lab("flash_attention")
-    ids = speak(lab, opening, 12)
+    ids = speak(FlashBackend(part("06.5")), opening, 12)
     oracle = list(generate(model, tokenizer.encode(opening), 12))
     print(fill(opening + tokenizer.decode(ids), 84))
     print("The same tokens as the oracle's:", ids == oracle)
+
+# %% [markdown]
+# That backend keeps its keys and values in a dictionary and joins them anew at every step. Lesson 03 has a better cache.
+# Lessons add up: here is the one of `part("03.1")`, yours if you wrote it, under your kernel.
+
+# %% tags=["live"]
+class CachedFlash:
+    """One sequence on the cache of lesson 03."""
+
+    def __init__(self, cache, flash_attention):
+        self.cache, self.flash_attention = cache, flash_attention
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        k, v = self.cache.append(layer, k, v)
+        out, _ = self.flash_attention(q, k, v, cu_seqlens(len(q)), cu_seqlens(len(k)), len(q), True, None)
+        return out
+
+
+with attempt("03.1", "06.5"):
+    cache = part("03.1")(model.config, 64, torch.float32, DEVICE)
+    ids = speak(CachedFlash(cache, part("06.5")), opening, 12)
+    print(fill(opening + tokenizer.decode(ids), 84))
+    print(f"{cache.length} tokens in the cache")
 
 # %% [markdown]
 # A window makes long texts cheap: each token attends to `window` keys at most, however long the story is. It also forgets,
@@ -486,10 +508,10 @@ from common.model.storyworld import story
 told = story(random.Random(48), tokens=95)
 question = told.questions[0]
 with attempt("06.5"):
-    lab = load_lab("flash_attention")
+    flash_attention = part("06.5")
     print("\n".join(fill(line, 84) for line in told.text[: question.position].splitlines()))
     for window in (None, 24):
-        answer = tokenizer.decode(speak(lab, told.text[: question.position], 8, window))
+        answer = tokenizer.decode(speak(FlashBackend(flash_attention, window), told.text[: question.position], 8))
         print(f"  {'all keys' if window is None else f'window of {window}'}:{answer}")
     print(f"  the story: {question.answer}")
 
@@ -589,17 +611,19 @@ with attempt("06.5", "06.6"):
 # (`make timings` on a machine with a GPU measures your own file: the CSV holds what `labs/flash_attention.py` did.)
 
 # %%
-from common.measure import TIMINGS, flash, plots, tables
+from common.lessons.flash_attention import attention_timings, figures
+from common.measure import TIMINGS, plots, tables
 
 folder = TIMINGS / "h100"
-if flash.TABLE.file(folder).exists():
+if attention_timings.TABLE.file(folder).exists():
     for name, says in (("attention_performance_seq", "forward against the length of the sequences"),
                        ("attention_performance_batch", "forward against the batch size, and with Llama-3-8B's heads"),
                        ("attention_performance_backward", "backward against the length of the sequences")):
-        display(Image(style.png(plots.draw(name, folder)), alt=(
+        figure = plots.find(name, figures.FIGURES)
+        display(Image(style.png(plots.draw(figure, folder)), alt=(
             f"TFLOP/s of attention on an H100, {says}, for several implementations, with the measured rate of a matrix "
             "product as the limit above them all.")))
-    print(flash.summary(tables.read(flash.TABLE, folder)))
+    print(attention_timings.summary(tables.read(attention_timings.TABLE, folder)))
 else:
     print("No H100 has measured this lesson yet: `make timings` on one, then `make plots`.")
 
@@ -646,14 +670,15 @@ else:
 # - The output changes its layout in shared memory, so that each thread stores 16 bytes at a time. Undone: **narrow stores**.
 
 # %%
-from common.measure import flash_steps
+from common.lessons.flash_attention import step_timings
 
-if flash_steps.TABLE.file(folder).exists():
-    steps = tables.read(flash_steps.TABLE, folder)
-    display(Image(style.png(plots.draw("attention_steps", folder)), alt=(
+if step_timings.TABLE.file(folder).exists():
+    steps = tables.read(step_timings.TABLE, folder)
+    figure = plots.find("attention_steps", figures.FIGURES)
+    display(Image(style.png(plots.draw(figure, folder)), alt=(
         "Bars of TFLOP/s on an H100, without a mask and causal: lesson 06's kernel and the second version with all steps, and "
         "with each of them undone.")))
-    print(flash_steps.summary(steps))
+    print(step_timings.summary(steps))
 else:
     print("No H100 has measured the steps yet: `make timings` on one, then `make plots`.")
 

@@ -1,0 +1,1 @@
+"""Independent references: what plain formulas and plain generation give, for the labs to be held against."""
