@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from common.model.attention import CausalAttention
+from common.model.attention import CausalAttention, KVHeads, QueryHeads
 from common.model.llama import Config, Llama
 
 
@@ -70,9 +70,7 @@ class PaddedAttention:
             "04.3 PaddedAttention.__init__: still a stub. Write it in labs/prefill.py, then run check('04.3')."
         )
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N = B * T tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         raise NotImplementedError(
             "04.3 PaddedAttention.__call__: still a stub. Write it in labs/prefill.py, then run check('04.3')."
@@ -132,9 +130,7 @@ class RaggedAttention:
             "04.5 RaggedAttention.__init__: still a stub. Write it in labs/prefill.py, then run check('04.5')."
         )
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         raise NotImplementedError(
             "04.5 RaggedAttention.__call__: still a stub. Write it in labs/prefill.py, then run check('04.5')."
@@ -155,9 +151,7 @@ class PackedCache:
         self.keys: dict[int, Tensor] = {}  # by layer: (tokens so far, KH, D)
         self.values: dict[int, Tensor] = {}
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         if layer not in self.keys:
             self.keys[layer], self.values[layer] = k, v
@@ -258,9 +252,7 @@ class SlotCache:
             "04.8 SlotCache.begin: still a stub. Write it in labs/prefill.py, then run check('04.8')."
         )
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """Keep the new keys and values of one layer, and give what the N new tokens gather, in q's dtype.
 
         For one new token per request, the number of torch operations does not grow with the batch (no loop over

@@ -43,7 +43,7 @@ class KVCache:
         # END SOLUTION
 
     def append(
-        self, layer: int, k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
+        self, layer: int, k: KVHeads, v: KVHeads
     ) -> tuple[Float[Tensor, "T KH D"], Float[Tensor, "T KH D"]]:
         """Write N >= 1 tokens of one layer right after those that *this* layer holds; the others may hold more or less.
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from common.model.attention import CausalAttention
+from common.model.attention import CausalAttention, KVHeads, QueryHeads
 from common.model.llama import Config, Llama
 
 
@@ -86,9 +86,7 @@ class PaddedAttention:
             self.mask = (past & mask[:, None, :] | itself)[:, None]  # (B, 1, T, T)
         # END SOLUTION
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N = B * T tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         # BEGIN SOLUTION
         grouped = q.shape[1] != k.shape[1]
@@ -160,9 +158,7 @@ class RaggedAttention:
         self.alone = CausalAttention()
         # END SOLUTION
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         # BEGIN SOLUTION
         prompts = pairwise(self.cu_seqlens)
@@ -184,9 +180,7 @@ class PackedCache:
         self.keys: dict[int, Tensor] = {}  # by layer: (tokens so far, KH, D)
         self.values: dict[int, Tensor] = {}
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """What all N tokens gather, in q's dtype. Neither q, k nor v need be contiguous."""
         if layer not in self.keys:
             self.keys[layer], self.values[layer] = k, v
@@ -317,9 +311,7 @@ class SlotCache:
         return self.places[1]
         # END SOLUTION
 
-    def __call__(
-        self, layer: int, q: Float[Tensor, "N H D"], k: Float[Tensor, "N KH D"], v: Float[Tensor, "N KH D"]
-    ) -> Float[Tensor, "N H D"]:
+    def __call__(self, layer: int, q: QueryHeads, k: KVHeads, v: KVHeads) -> QueryHeads:
         """Keep the new keys and values of one layer, and give what the N new tokens gather, in q's dtype.
 
         For one new token per request, the number of torch operations does not grow with the batch (no loop over

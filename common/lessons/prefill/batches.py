@@ -179,24 +179,22 @@ def expect_nothing_for_the_ended(inputs: Values, outputs: Values, want: list[lis
 
 EXERCISE = Exercise("04.9", "Generate for a whole batch", "generate_batch", minutes=15, difficulty=3, checks=(
     StoriesCheck("tells stories of equal length as the oracle does", 1, lengths=lambda rng: [32] * 3, spare=10,
-                 advice="pack, begin, model, hidden[cu_seqlens[1:] - 1]; then for each request one token: arg max, "
-                        "begin, model."),
+        advice="pack, begin, model, hidden[cu_seqlens[1:] - 1]; then for each request one token: arg max, begin, "
+               "model."),
     StoriesCheck("tells stories of any lengths, up to exactly the capacity", 3, draws=2,
-                 lengths=ragged(batch=(2, 5), longest=(100, 349)),
-                 advice="The longest prompt and max_new_tokens - 1 new tokens are what a slot must hold; that much "
-                        "fits."),
+        lengths=ragged(batch=(2, 5), longest=(100, 349)),
+        advice="The longest prompt and max_new_tokens - 1 new tokens are what a slot must hold; that much fits."),
     OneByOneCheck("takes a batch of one, be it of one token", 1, lengths=lambda rng: [1, integer(rng, 2, 99)],
-                  advice="A batch of one is a batch: keep lists and (1, ...) tensors, and no squeeze()."),
+        advice="A batch of one is a batch: keep lists and (1, ...) tensors, and no squeeze()."),
     StopCheck("ends each request at its own stop token, in any order", 3, judged=expect_own_ends,
-              advice="Rows move up when a request leaves: remember which request each row of the batch belongs to."),
+        advice="Rows move up when a request leaves: remember which request each row of the batch belongs to."),
     StopCheck("sends no token of a request that has ended", 3, judged=expect_nothing_for_the_ended,
-              advice="After each step only the rows that stay go on: cache.keep(stay), their tokens, their requests."),
+        advice="After each step only the rows that stay go on: cache.keep(stay), their tokens, their requests."),
     MaximumCheck("gives max_new_tokens tokens for as many calls", 1, new_tokens=(2, 4), spare=2,
-                 lengths=ragged(batch=(1, 4), longest=(30, 30)),
-                 advice="max_new_tokens calls give max_new_tokens tokens, none for 0: the last token is not sent to "
-                        "the model."),
+        lengths=ragged(batch=(1, 4), longest=(30, 30)),
+        advice="max_new_tokens calls give max_new_tokens tokens, none for 0: the last token is not sent to the model."),
     RefusalCheck("refuses an empty prompt and one too long before the model is called", 2, new_tokens=(2, 7),
-                 lengths=lambda rng: rng.integers(2, 30, integer(rng, 3, 5)).tolist(),
-                 advice="Look at all prompts first: len(prompt) + max_new_tokens - 1 > capacity, or an empty one, is a "
-                        "ValueError."),
+        lengths=lambda rng: rng.integers(2, 30, integer(rng, 3, 5)).tolist(),
+        advice="Look at all prompts first: len(prompt) + max_new_tokens - 1 > capacity, or an empty one, is a "
+               "ValueError."),
 ))

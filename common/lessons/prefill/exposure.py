@@ -61,12 +61,11 @@ def any_lengths(rng: Rng) -> Batch:
 
 EXERCISE = Exercise("04.7", "What exposes the bug", "exposes", minutes=5, difficulty=2, checks=(
     ExposeCheck("knows how many tokens it takes", 1, batch=short_or_long,
-                advice="Try the given code with three prompts and max_new_tokens = 0, 1, 2, 3: when does the cache "
-                       "matter first?"),
+        advice="Try the given code with three prompts and max_new_tokens = 0, 1, 2, 3: when does the cache matter "
+               "first?"),
     ExposeCheck("knows how many requests it takes", 1, batch=few_or_many,
-                advice="Try the given code with one, two and three prompts: whose rows stand right behind a request's "
-                       "own?"),
+        advice="Try the given code with one, two and three prompts: whose rows stand right behind a request's own?"),
     ExposeCheck("knows what does not matter", 1, batch=any_lengths,
-                advice="Equal prompts, different ones, prompts of one token: does the given code get any of these "
-                       "batches right?"),
+        advice="Equal prompts, different ones, prompts of one token: does the given code get any of these batches "
+               "right?"),
 ))

@@ -32,16 +32,15 @@ class GoesOnCheck(Check):
 EXERCISE = Exercise("04.6", "Bug hunt: a cache that is right for one token", "PackedCache", minutes=20, difficulty=3,
                     checks=(
     GoesOnCheck("goes on with prompts of equal length as with each alone", 1,
-                lengths=lambda rng: [integer(rng, 20, 39)] * 4,
-                advice="For each request and each step write down which rows of the cache belong to it, and print "
-                       "which ones it reads."),
+        lengths=lambda rng: [integer(rng, 20, 39)] * 4,
+        advice="For each request and each step write down which rows of the cache belong to it, and print which ones "
+               "it reads."),
     GoesOnCheck("goes on with prompts of any lengths as with each alone", 2,
-                lengths=ragged(batch=(3, 5), longest=(100, 249)),
-                advice="Work out where in the packed row the tokens of step 2 lie, those of request 0 and of the last "
-                       "request."),
+        lengths=ragged(batch=(3, 5), longest=(100, 249)),
+        advice="Work out where in the packed row the tokens of step 2 lie, those of request 0 and of the last "
+               "request."),
     PackedCheck("attends to its own request alone, in every step and layer", 3, steps=5,
-                attention=lambda lab, cu_seqlens: lab.PackedCache(cu_seqlens),
-                lengths=ragged(batch=(2, 5), longest=(3, 11)),
-                advice="Each new token sees its prompt, the tokens added to its own request since, and itself: count "
-                       "these rows."),
+        attention=lambda lab, cu_seqlens: lab.PackedCache(cu_seqlens), lengths=ragged(batch=(2, 5), longest=(3, 11)),
+        advice="Each new token sees its prompt, the tokens added to its own request since, and itself: count these "
+               "rows."),
 ))

@@ -48,21 +48,20 @@ def expect_no_scores_between(inputs: Values, outputs: Values) -> None:
 
 EXERCISE = Exercise("04.5", "Pack instead of pad", "RaggedAttention", minutes=15, difficulty=2, checks=(
     PackCheck("packs a single prompt", 1, lengths=lambda rng: [4],
-              advice="For one prompt of four ids: those ids, positions 0 to 3 (both int64), and cu_seqlens [0, 4] in "
-                     "int32."),
+        advice="For one prompt of four ids: those ids, positions 0 to 3 (both int64), and cu_seqlens [0, 4] in int32."),
     PackCheck("packs prompts of any lengths, each from position 0 on", 2, draws=4,
-              lengths=ragged(batch=(2, 7), longest=(30, 30)),
-              advice="positions begin again at 0 with each prompt; cu_seqlens = [0, n0, n0 + n1, ...], one entry more "
-                     "than B."),
+        lengths=ragged(batch=(2, 7), longest=(30, 30)),
+        advice="positions begin again at 0 with each prompt; cu_seqlens = [0, n0, n0 + n1, ...], one entry more than "
+               "B."),
     RaggedCheck("attends within one packed prompt", 1, lengths=lambda rng: [integer(rng, 2, 19)],
-                advice="One prompt is the whole row: causal attention over all of it, out in the shape of q."),
+        advice="One prompt is the whole row: causal attention over all of it, out in the shape of q."),
     # Of four or more prompts, one of several tokens has neighbors on both sides: there a wrong cut shows.
     RaggedCheck("lets each prompt see itself alone, whatever the lengths", 3,
-                lengths=ragged(batch=(4, 7), longest=(5, 39), between=True),
-                advice="Prompt i is rows cu_seqlens[i] to cu_seqlens[i + 1]: attend causally within, join the pieces "
-                       "in order."),
+        lengths=ragged(batch=(4, 7), longest=(5, 39), between=True),
+        advice="Prompt i is rows cu_seqlens[i] to cu_seqlens[i + 1]: attend causally within, join the pieces in "
+               "order."),
     # With so many, even all heads of all prompts' own scores are less than N * N / 2.
     RaggedCheck("computes no scores between different prompts", 1, draws=1, judged=expect_no_scores_between,
-                lengths=lambda rng: rng.integers(18, 25, 24).tolist(),
-                advice="Cut first, then score: with many prompts an N x N block mask wastes more than any padding."),
+        lengths=lambda rng: rng.integers(18, 25, 24).tolist(),
+        advice="Cut first, then score: with many prompts an N x N block mask wastes more than any padding."),
 ))

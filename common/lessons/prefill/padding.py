@@ -84,18 +84,15 @@ def expect_mask(inputs: Values, outputs: Values) -> None:
 EXERCISE = Exercise("04.2", "Pad on either side", "pad", minutes=10, difficulty=1,
                     refused=("torch.nn.utils.rnn.pad_sequence",), checks=(
     PadCheck("stacks prompts of equal length", 1, draws=1, lengths=lambda rng: [4] * 4, pad_id=lambda rng, prompts: 900,
-             judged=expect_a_stack_of_four,
-             advice="Three (B, T) tensors: ids int64, positions int64 from 0 in each row, and a bool mask, all True "
-                    "here."),
+        judged=expect_a_stack_of_four,
+        advice="Three (B, T) tensors: ids int64, positions int64 from 0 in each row, and a bool mask, all True here."),
     PadCheck("fills up behind the prompts", 1, judged=expect_ids,
-             advice="side='right': row i begins with prompt i, and pad_id follows up to the longest prompt's length."),
+        advice="side='right': row i begins with prompt i, and pad_id follows up to the longest prompt's length."),
     PadCheck("fills up before the prompts", 1, side="left", judged=expect_ids,
-             advice="side='left': row i ends with prompt i, and pad_id stands before it."),
+        advice="side='left': row i ends with prompt i, and pad_id stands before it."),
     EitherSideCheck("numbers each prompt's tokens from 0, on either side", 2, judged=expect_positions,
-                    advice="Positions count a prompt's own tokens, 0 to its length - 1, wherever in its row they "
-                           "stand."),
+        advice="Positions count a prompt's own tokens, 0 to its length - 1, wherever in its row they stand."),
     EitherSideCheck("masks the padding and nothing else", 2, judged=expect_mask,
-                    pad_id=lambda rng, prompts: int(rng.choice(max(prompts, key=len))),
-                    advice="A prompt may hold pad_id itself (a stop token, say): the mask follows from lengths, not "
-                           "from ids."),
+        pad_id=lambda rng, prompts: int(rng.choice(max(prompts, key=len))),
+        advice="A prompt may hold pad_id itself (a stop token, say): the mask follows from lengths, not from ids."),
 ))

@@ -78,14 +78,13 @@ class PrefillCheck(Check):
 
 EXERCISE = Exercise("04.4", "Prefill, padded", "padded_prefill", minutes=10, difficulty=2, checks=(
     PrefillCheck("says what follows prompts of equal length", 1, draws=1, lengths=lambda rng: [32] * 4,
-                 advice="Flatten ids and positions, run the model, and take hidden row i * T + T - 1 for prompt i."),
+        advice="Flatten ids and positions, run the model, and take hidden row i * T + T - 1 for prompt i."),
     PrefillCheck("finds each prompt's last token before its padding", 2,
-                 advice="Padded on the right, prompt i ends in column len(prompt) - 1: its row is "
-                        "i * T + len(prompt) - 1."),
+        advice="Padded on the right, prompt i ends in column len(prompt) - 1: its row is i * T + len(prompt) - 1."),
     PrefillCheck("finds each prompt's last token behind its padding", 2, side="left",
-                 advice="Padded on the left, every prompt ends in the last column: its row is i * T + T - 1."),
+        advice="Padded on the left, every prompt ends in the last column: its row is i * T + T - 1."),
     PrefillCheck("spends one pass, and logits for one row per prompt", 2, side="left", judged=expect_one_pass,
-                 lengths=ragged(batch=(2, 6), longest=(10, 39)),
-                 advice="One call with all B * T tokens at the positions of `pad`, then model.logits(hidden[last]) "
-                        "with B rows."),
+        lengths=ragged(batch=(2, 6), longest=(10, 39)),
+        advice="One call with all B * T tokens at the positions of `pad`, then model.logits(hidden[last]) with B "
+               "rows."),
 ))

@@ -52,18 +52,16 @@ class FiniteCheck(PaddedCheck):
 
 EXERCISE = Exercise("04.3", "Attention in a padded rectangle", "PaddedAttention", minutes=15, difficulty=3, checks=(
     PaddedCheck("attends in a rectangle that has no padding", 2, draws=1, lengths=lambda rng: [8] * 4, side="right",
-                advice="N = B * T rows become (B, heads, T, D): unflatten(0, (B, T)), transpose(1, 2); then causal, "
-                       "row by row."),
+        advice="N = B * T rows become (B, heads, T, D): unflatten(0, (B, T)), transpose(1, 2); then causal, row by "
+               "row."),
     PaddedCheck("hides padding on the right", 1, side="right",
-                advice="Behind the last real token stands padding: no real token may see it, and causal order forbids "
-                       "it already."),
+        advice="Behind the last real token stands padding: no real token may see it, and causal order forbids it "
+               "already."),
     PaddedCheck("hides padding on the left", 2,
-                advice="A key counts where mask[b, key] is True and key <= query: (B, 1, T, T), from mask[:, None, :] "
-                       "and tril."),
+        advice="A key counts where mask[b, key] is True and key <= query: (B, 1, T, T), from mask[:, None, :] and "
+               "tril."),
     FiniteCheck("leaves no nan in the rows of padding", 2,
-                advice="A token of padding that may see nothing gets 0 / 0: let it see itself, or replace nan by "
-                       "numbers."),
+        advice="A token of padding that may see nothing gets 0 / 0: let it see itself, or replace nan by numbers."),
     PaddedCheck("lets query heads share key heads", 1, heads=(6, 2, 8),
-                advice="Query head h reads key head h // (H // KH): enable_gqa=True, or keys repeated with "
-                       "repeat_interleave."),
+        advice="Query head h reads key head h // (H // KH): enable_gqa=True, or keys repeated with repeat_interleave."),
 ))

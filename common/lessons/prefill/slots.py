@@ -189,32 +189,27 @@ class OperationsCheck(Check):
 
 EXERCISE = Exercise("04.8", "Slots", "SlotCache", minutes=25, difficulty=4, checks=(
     SlotCheck("decodes after two prompts of four tokens", 1, draws=1, config=lambda rng: SMALL,
-              lengths=lambda rng: [4, 4], steps=2, spare=2,
-              advice="Write k to keys[layer][rows, :, positions], v likewise; then a token sees its slot up to its "
-                     "length."),
+        lengths=lambda rng: [4, 4], steps=2, spare=2,
+        advice="Write k to keys[layer][rows, :, positions], v likewise; then a token sees its slot up to its length."),
     SlotCheck("gives new tokens their positions, and counts them", 2, attends=False, judged=expect_numbers,
-              lengths=ragged(batch=(2, 6), longest=(2, 24)),
-              advice="New tokens of request i are at lengths[i], lengths[i] + 1, ... as lengths was before; then it "
-                     "grows."),
+        lengths=ragged(batch=(2, 6), longest=(2, 24)),
+        advice="New tokens of request i are at lengths[i], lengths[i] + 1, ... as lengths was before; then it grows."),
     SlotCheck("lets each request see its own tokens alone, whatever the lengths", 3,
-              lengths=ragged(batch=(3, 6), longest=(2, 24)),
-              advice="Row b of the mask hides places from lengths[b] on, and no place before; the new token is already "
-                     "there."),
+        lengths=ragged(batch=(3, 6), longest=(2, 24)),
+        advice="Row b of the mask hides places from lengths[b] on, and no place before; the new token is already "
+               "there."),
     SlotCheck("fills a slot to its last place", 1, spare=0,
-              advice="A request whose length becomes exactly the capacity fits: only more is too much."),
-    LeavingCheck("goes on with those that stay when others leave, in any order", 2,
-                 lengths=all_different,
-                 advice="After keep(rows) row i is what rows[i] was: its keys, its values and its length."),
-    RefusalCheck("refuses what does not fit before anything is written", 2, draws=8, steps=3,
-                 lengths=longest_inside,
-                 advice="In `begin`, before anything else: lengths[i] + counts[i] > capacity for any i is a "
-                        "ValueError."),
+        advice="A request whose length becomes exactly the capacity fits: only more is too much."),
+    LeavingCheck("goes on with those that stay when others leave, in any order", 2, lengths=all_different,
+        advice="After keep(rows) row i is what rows[i] was: its keys, its values and its length."),
+    RefusalCheck("refuses what does not fit before anything is written", 2, draws=8, steps=3, lengths=longest_inside,
+        advice="In `begin`, before anything else: lengths[i] + counts[i] > capacity for any i is a ValueError."),
     SlotCheck("stays in the memory that it reserved", 1, judged=expect_reserved_memory,
-              advice="Write into self.keys and self.values in place, keys[layer][rows, :, positions] = k; assign no "
-                     "new ones."),
+        advice="Write into self.keys and self.values in place, keys[layer][rows, :, positions] = k; assign no new "
+               "ones."),
     OperationsCheck("decodes a large batch in as many operations as a small one", 2,
-                    advice="One attention for the whole batch: q (B, KH, H/KH, D), keys (B, KH, longest, D), mask (B, "
-                           "1, 1, longest)."),
+        advice="One attention for the whole batch: q (B, KH, H/KH, D), keys (B, KH, longest, D), mask (B, 1, 1, "
+               "longest)."),
     UsedPartCheck("reads nothing behind the longest request", 1, spare=20,
-                  advice="Cut keys and values to the longest request, keys[layer, :, :, :longest], before you attend."),
+        advice="Cut keys and values to the longest request, keys[layer, :, :, :longest], before you attend."),
 ))

@@ -45,11 +45,11 @@ def partial_batch(rng: Rng) -> tuple[list[int], int]:
 
 EXERCISE = Exercise("04.1", "Count what padding wastes", "count_tokens", minutes=5, difficulty=1, checks=(
     CountCheck("counts one batch of four prompts", 1, prompts=lambda rng: (rng.integers(1, 100, 4).tolist(), 4),
-               advice="A batch of B prompts fills B * (its longest) places; padding is what the prompts' tokens leave "
-                      "of them."),
+        advice="A batch of B prompts fills B * (its longest) places; padding is what the prompts' tokens leave of "
+               "them."),
     CountCheck("pads each batch to its own longest prompt", 1, prompts=full_batches,
-               advice="Take batch_size prompts at a time, lengths[start : start + batch_size]; each has a longest of "
-                      "its own."),
+        advice="Take batch_size prompts at a time, lengths[start : start + batch_size]; each has a longest of its "
+               "own."),
     CountCheck("counts a last batch that is not full", 1, prompts=partial_batch,
-               advice="The last batch may have fewer than batch_size prompts: it has only as many rows as prompts."),
+        advice="The last batch may have fewer than batch_size prompts: it has only as many rows as prompts."),
 ))
