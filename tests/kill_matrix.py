@@ -1,7 +1,8 @@
 """Planted wrong solutions, and `make mutants`: docs/kill_matrix.md says which check kills which, and with what words.
 
 A mutant is the reference with one fragment replaced (tests/mutants/<lesson>.toml). It is graded like a learner's file,
-in a worker of its own. `make mutants SEEDS=200` tries each mutant on so many fresh seeds and says which ever escape.
+in a worker of its own. `make mutants SEEDS=200` tries each mutant on so many fresh seeds and says which ever escape;
+`LAB=08` those of one lesson.
 """
 import os
 import secrets
@@ -184,9 +185,9 @@ def on_all_cores(function, tasks: list[tuple]) -> list:
 
 
 def main() -> None:
-    seeds = os.environ.get("SEEDS")
-    if seeds:
-        report_rates(int(seeds), os.environ.get("LAB", ""))
+    seeds, lab = os.environ.get("SEEDS"), os.environ.get("LAB", "")
+    if seeds or lab:
+        report_rates(int(seeds or 50), lab)
     else:
         write_matrix()
 

@@ -355,9 +355,10 @@ def test_a_new_lesson_is_graded_at_once(copy):
 
 def test_a_skeleton_overwrites_nothing(copy):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    for number, name, told in (("3", "topic", "Say which lesson"), ("03", "topic", "would meet one that exists"),
-                               ("99", "kv_cache", "would meet one that exists"), ("99", "a-b", "Say which lesson"),
-                               ("99", "__init__", "Say which lesson")):
+    for number, name, told in (("3", "topic", "Say which lesson"), ("03", "topic", "is taken"),
+                               ("99", "kv_cache", "is taken"), ("99", "a-b", "Say which lesson"),
+                               ("99", "__init__", "Say which lesson"), ("99", "class", "a word of Python's"),
+                               ("99", "torch", "a word of Python's")):
         with pytest.raises(AuthoringError, match=told):
             write_skeleton(number, name, copy)
     (copy / "tests" / "mutants" / "toy.toml").write_text("mine")

@@ -3,26 +3,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.checking.exercise import Rng
 
-def randn(rng: np.random.Generator, *shape: int) -> Tensor:
+
+def randn(rng: Rng, *shape: int) -> Tensor:
     """Standard normal numbers, float32."""
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def integer(rng: np.random.Generator, low: int, high: int) -> int:
+def integer(rng: Rng, low: int, high: int) -> int:
     """A whole number from low to high, both included."""
     return int(rng.integers(low, high + 1))
 
 
-def draw_config(rng: np.random.Generator) -> dict[str, int]:
+def draw_config(rng: Rng) -> dict[str, int]:
     """The numbers of a small `Config`, no two related: heads that do not fill the width, grouped keys, odd sizes."""
-    kv_heads = int(rng.integers(1, 4))
-    return {"vocab_size": int(rng.integers(30, 200)), "dim": int(rng.integers(10, 60)),
-            "n_layers": int(rng.integers(2, 5)), "n_heads": kv_heads * int(rng.integers(2, 5)), "n_kv_heads": kv_heads,
-            "head_dim": 2 * int(rng.integers(2, 12)), "ffn_dim": int(rng.integers(20, 150))}
+    kv_heads = integer(rng, 1, 3)
+    return {"vocab_size": integer(rng, 30, 199), "dim": integer(rng, 10, 59), "n_layers": integer(rng, 2, 4),
+            "n_heads": kv_heads * integer(rng, 2, 4), "n_kv_heads": kv_heads, "head_dim": 2 * integer(rng, 2, 11),
+            "ffn_dim": integer(rng, 20, 149)}
 
 
-def draw_qkv(rng: np.random.Generator, rows: tuple[int, ...], heads: tuple[int, int, int],
+def draw_qkv(rng: Rng, rows: tuple[int, ...], heads: tuple[int, int, int],
              dtype: torch.dtype) -> dict[str, Tensor]:
     """q, k and v of shape (*rows, heads, D); `heads` are query heads, key/value heads and D."""
     h, kh, d = heads

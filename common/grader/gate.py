@@ -39,7 +39,8 @@ def run_gate(lesson: Lesson, staging: Path) -> GateResult:
         json.loads(pristine.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return GateResult(name, 0, 0, f"notebooks/{name} is missing or damaged: `git checkout notebooks/{name}` "
-                                      "restores it (your own copy in work/ is not touched).")
+                                      "restores it (your own copy in work/ is not touched); of a new lesson, `make "
+                                      f"notebooks LAB={lesson.number}` makes it.")
     staging.mkdir(parents=True, exist_ok=True)
     shutil.copy(pristine, staging / name)
     report = staging / f"{name}.json"

@@ -28,7 +28,8 @@ def draw_all(figures: Sequence[Plot], timings: Path = TIMINGS, plots: Path = PLO
     known = tables_of(figures)
     for folder in sorted(path for path in timings.glob("*") if path.is_dir()):
         present = {csv.stem for csv in folder.glob("*.csv")}
-        problems += [f"{folder / name}.csv is no table of this course: move it out of data/timings."
+        problems += [f"{folder / name}.csv is drawn by no figure of this course: move it out of data/timings, or "
+                     "name its table in a lesson's FIGURES."
                      for name in sorted(present - known.keys())]
         for figure in figures:
             if not present >= {table.name for table in figure.tables}:

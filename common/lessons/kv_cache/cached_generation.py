@@ -73,7 +73,7 @@ class ForcedCheck(Check):
         config, new_tokens = draw_config(rng), integer(rng, 4, 11)
         # None of them twice, so that a stop token cannot come early.
         ids = rng.permutation(config["vocab_size"])
-        return {"config": config, "model_seed": int(rng.integers(1 << 30)), "choices": ids[:new_tokens].tolist(),
+        return {"config": config, "model_seed": integer(rng, 0, 2**30 - 1), "choices": ids[:new_tokens].tolist(),
                 "prompt_ids": rng.integers(0, config["vocab_size"], integer(rng, *self.length)).tolist(),
                 "unused_ids": ids[new_tokens:].tolist()}
 

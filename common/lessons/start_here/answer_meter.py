@@ -43,7 +43,7 @@ class AccuracyCheck(Check):
     def draw(self, rng: Rng, dtype: torch.dtype) -> Values:
         vocab_size, n = integer(rng, 11, 299), integer(rng, 60, 119)
         token_ids, spans = draw_text(rng, n, vocab_size), draw_spans(rng, n, self.longest)
-        choices = torch.cat((token_ids[1:], draw_text(rng, 1, vocab_size)))  # what follows the last token, nobody knows
+        choices = torch.cat((token_ids[1:], draw_text(rng, 1, vocab_size)))  # nobody knows what follows the last token
         for place in self.wrong_places(rng, n, spans):
             choices[place - 1] = (choices[place - 1] + 1) % vocab_size
         return {"logits": logits_that_choose(rng, choices, vocab_size), "token_ids": token_ids, "spans": spans}
@@ -70,7 +70,7 @@ def half_of_the_starts(rng: Rng, n: int, spans: Spans) -> list[int]:
 
 
 def one_token_in_most(rng: Rng, n: int, spans: Spans) -> list[int]:
-    return [int(rng.integers(*span)) for span in spans if rng.random() < 0.6]
+    return [integer(rng, span[0], span[1] - 1) for span in spans if rng.random() < 0.6]
 
 
 def everywhere_else(rng: Rng, n: int, spans: Spans) -> list[int]:
